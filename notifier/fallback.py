@@ -1,0 +1,264 @@
+"""Step 7: what a settled delivery means for its people: informed, the next channel, or the letter list.
+
+Every delivery that has reached a result is due here once (`due_at`), whoever moved it: a worker, a receipt,
+the sweeper or a person. Working through them again changes nothing, so a crash costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.orm import Session
+
+from notifier.profiles import Profile
+from notifier.states import Campaign, Channel, Delivery, Outcome, Unreached, sources
+
+_ONE_AT_A_TIME = 7302
+
+#: states in which a delivery may still inform its people
+_HOPEFUL = f"('{Delivery.PENDING}', '{Delivery.LEASED}', '{Delivery.SENDING}', '{Delivery.UNKNOWN}')"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How many rows one round moved; `deliveries` equal to its limit means there may be more."""
+
+    deliveries: int = 0
+    informed: int = 0
+    next_channel: int = 0
+    unreached: int = 0
+    completed: int = 0
+
+    def counts(self) -> dict[str, int]:
+        return asdict(self)
+
+
+# Silence and uncertainty are decided first; what they become is then handed on like everything else.
+
+_SILENT_EMAIL = text(
+    f"""
+    UPDATE delivery d SET due_at = NULL
+    FROM (
+        SELECT id FROM delivery
+        WHERE due_at <= :now AND state = '{Delivery.ACCEPTED}' AND channel = ANY(:informing)
+        ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    ) due
+    WHERE d.id = due.id RETURNING d.id
+    """
+)
+
+_SILENT_SMS = text(
+    f"""
+    UPDATE delivery d SET state = '{Delivery.FAILED}', reason = 'no_receipt', due_at = :now
+    FROM (
+        SELECT id FROM delivery
+        WHERE due_at <= :now AND state = '{Delivery.ACCEPTED}' AND NOT channel = ANY(:informing)
+        ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    ) due
+    WHERE d.id = due.id AND d.state = ANY(:to_failed)
+    """
+)
+
+#: Once more, counted and shown as "possibly twice"; never a third time, and not for a cancelled campaign.
+_UNCERTAIN = text(
+    f"""
+    UPDATE delivery d
+    SET state = CASE WHEN due.campaign_state = '{Campaign.CANCELLED}' THEN '{Delivery.CANCELLED}'
+                     WHEN d.possibly_twice THEN '{Delivery.FAILED}' ELSE '{Delivery.PENDING}' END,
+        reason = CASE WHEN d.possibly_twice THEN 'uncertain_twice' ELSE d.reason END,
+        possibly_twice = d.possibly_twice OR due.campaign_state <> '{Campaign.CANCELLED}',
+        due_at = :now
+    FROM (
+        SELECT delivery.id, campaign.state AS campaign_state
+        FROM delivery JOIN campaign ON campaign.id = delivery.campaign_id
+        WHERE delivery.due_at <= :now AND delivery.state = '{Delivery.UNKNOWN}'
+        ORDER BY delivery.due_at LIMIT :limit FOR UPDATE OF delivery SKIP LOCKED
+    ) due
+    WHERE d.id = due.id
+    """
+)
+
+#: Rows that came back from a worker after their campaign was cancelled.
+_STRAYS = text(
+    f"""
+    UPDATE delivery d SET state = '{Delivery.CANCELLED}', due_at = :now
+    FROM (
+        SELECT d.id FROM campaign c JOIN delivery d ON d.campaign_id = c.id
+        WHERE c.state = '{Campaign.CANCELLED}' AND d.state = '{Delivery.PENDING}'
+        LIMIT :limit FOR UPDATE OF d SKIP LOCKED
+    ) stray
+    WHERE d.id = stray.id
+    """
+)
+
+_RESULTS = text(
+    f"""
+    SELECT id, state FROM delivery
+    WHERE due_at <= :now
+      AND state IN ('{Delivery.DELIVERED}', '{Delivery.FAILED}', '{Delivery.CANCELLED}', '{Delivery.QUARANTINED}')
+    ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    """
+)
+
+_INFORM = text(
+    f"""
+    UPDATE patient p SET outcome = '{Outcome.INFORMED}', outcome_reason = NULL, outcome_at = :now
+    FROM delivery_patient dp
+    WHERE dp.delivery_id = ANY(:ids) AND p.id = dp.patient_id AND p.outcome = ANY(:to_informed)
+    RETURNING p.id, p.campaign_id
+    """
+)
+
+#: People of a failed delivery whom no other delivery has informed or still may inform.
+_OPEN = f"""
+    SELECT DISTINCT p.id, p.campaign_id, p.doctor_id, p.language, p.variant
+    FROM delivery_patient dp JOIN patient p ON p.id = dp.patient_id
+    WHERE dp.delivery_id = ANY(:ids) AND p.outcome <> '{Outcome.EXCLUDED}'
+      AND NOT EXISTS (
+        SELECT FROM delivery_patient dp2 JOIN delivery d2 ON d2.id = dp2.delivery_id
+        WHERE dp2.patient_id = p.id
+          AND (d2.state IN ('{Delivery.ACCEPTED}', '{Delivery.DELIVERED}') OR d2.state IN {_HOPEFUL})
+      )
+"""
+
+#: The next contact not tried yet for each of them. An SMS that already went to this number in a variant that
+#: covers the person serves them too; it is then due here again, so that its result counts for them.
+_NEXT = text(
+    f"""
+    WITH people AS MATERIALIZED ({_OPEN}),
+    next AS MATERIALIZED (
+        SELECT DISTINCT ON (p.id) p.*, k.id AS contact_id, k.channel,
+               CASE WHEN k.channel = '{Channel.EMAIL}' THEN p.id END AS addressee_id
+        FROM people p
+        JOIN campaign c ON c.id = p.campaign_id AND c.state <> '{Campaign.CANCELLED}'
+        JOIN patient_contact pc ON pc.patient_id = p.id
+        JOIN contact k ON k.id = pc.contact_id AND k.channel = ANY(c.plan)
+        WHERE NOT EXISTS (
+            SELECT FROM delivery_patient dp2 JOIN delivery d2 ON d2.id = dp2.delivery_id
+            WHERE dp2.patient_id = p.id AND d2.contact_id = k.id
+        )
+        ORDER BY p.id, array_position(c.plan, k.channel), pc.rank
+    ), existing AS MATERIALIZED (
+        SELECT next.id AS patient_id, min(d.id) AS delivery_id
+        FROM next JOIN delivery d
+          ON d.contact_id = next.contact_id AND d.addressee_id IS NULL AND next.addressee_id IS NULL
+         AND d.variant IN (next.variant, 'comment')
+        GROUP BY next.id
+    ), made AS (
+        INSERT INTO delivery (campaign_id, doctor_id, contact_id, addressee_id, channel, language, variant, due_at)
+        SELECT campaign_id, min(doctor_id), contact_id, addressee_id, channel,
+               (array_agg(language ORDER BY id))[1], max_variant, CAST(:now AS timestamptz)
+        FROM (
+            SELECT next.*,
+                   CASE WHEN bool_or(variant = 'comment') OVER (PARTITION BY contact_id, addressee_id)
+                        THEN 'comment' ELSE 'standard' END AS max_variant
+            FROM next WHERE id NOT IN (SELECT patient_id FROM existing)
+        ) fresh
+        GROUP BY campaign_id, contact_id, addressee_id, channel, max_variant
+        ON CONFLICT DO NOTHING
+        RETURNING id, contact_id, addressee_id
+    ), linked AS (
+        INSERT INTO delivery_patient (delivery_id, patient_id, doctor_id)
+        SELECT made.id, next.id, next.doctor_id
+        FROM made JOIN next
+          ON next.contact_id = made.contact_id AND next.addressee_id IS NOT DISTINCT FROM made.addressee_id
+        WHERE next.id NOT IN (SELECT patient_id FROM existing)
+        UNION ALL
+        SELECT existing.delivery_id, next.id, next.doctor_id
+        FROM existing JOIN next ON next.id = existing.patient_id
+        ON CONFLICT DO NOTHING
+        RETURNING delivery_id, patient_id
+    ), again AS (
+        -- later than now, so that this round does not call it done
+        UPDATE delivery d SET due_at = CAST(:now AS timestamptz) + interval '1 millisecond'
+        WHERE d.id IN (SELECT delivery_id FROM existing)
+          AND d.state IN ('{Delivery.DELIVERED}', '{Delivery.FAILED}')
+    ), moved AS (
+        UPDATE patient p SET outcome = '{Outcome.ON_THE_WAY}', outcome_reason = NULL, outcome_at = :now
+        WHERE p.id IN (SELECT patient_id FROM linked) AND p.outcome = ANY(:to_on_the_way)
+    )
+    SELECT patient_id FROM linked
+    """
+)
+
+_GIVE_UP = text(
+    f"""
+    WITH people AS MATERIALIZED ({_OPEN}),
+    lost AS (
+        SELECT p.id,
+               CASE WHEN c.state = '{Campaign.CANCELLED}' THEN '{Unreached.CANCELLED}'
+                    WHEN EXISTS (
+                        SELECT FROM delivery_patient dp2 JOIN delivery d2 ON d2.id = dp2.delivery_id
+                        WHERE dp2.patient_id = p.id AND d2.state = '{Delivery.QUARANTINED}'
+                    ) THEN '{Unreached.QUARANTINED}'
+                    ELSE '{Unreached.ALL_FAILED}' END AS reason
+        FROM people p JOIN campaign c ON c.id = p.campaign_id
+    )
+    UPDATE patient p SET outcome = '{Outcome.UNREACHED}', outcome_reason = lost.reason, outcome_at = :now
+    FROM lost
+    WHERE p.id = lost.id AND p.outcome = ANY(:to_unreached) AND p.id <> ALL(CAST(:moved AS bigint[]))
+    RETURNING p.id
+    """
+)
+
+_DONE = text("UPDATE delivery SET due_at = NULL WHERE id = ANY(:ids) AND due_at <= :now")
+
+_COMPLETE = text(
+    f"""
+    UPDATE campaign c SET state = '{Campaign.COMPLETED}', completed_at = :now
+    WHERE c.state = '{Campaign.SENDING}'
+      AND NOT EXISTS (
+        SELECT FROM patient p WHERE p.campaign_id = c.id AND p.outcome = '{Outcome.ON_THE_WAY}'
+      )
+    RETURNING c.id
+    """
+)
+
+_REOPEN = text(
+    f"""
+    UPDATE campaign c SET state = '{Campaign.SENDING}', completed_at = NULL
+    WHERE c.state = '{Campaign.COMPLETED}'
+      AND EXISTS (SELECT FROM patient p WHERE p.campaign_id = c.id AND p.outcome = '{Outcome.ON_THE_WAY}')
+    RETURNING c.id
+    """
+)
+
+
+def settle(session: Session, profile: Profile, *, now: datetime, limit: int = 1000) -> Settled:
+    """Decides silence and uncertainty, hands results on to people, and completes campaigns.
+
+    At most `limit` deliveries of each kind, in one transaction of the caller. One process at a time: another
+    one that comes meanwhile finds nothing to do.
+    """
+    if not session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _ONE_AT_A_TIME}):
+        return Settled()
+    informing = [str(channel) for channel, silence in profile.silence.items() if silence.means == "informed"]
+    values = {"now": now, "limit": limit, "informing": informing, "to_failed": sources(Delivery.FAILED)}
+    silent = list(session.scalars(_SILENT_EMAIL, values))
+    session.execute(_SILENT_SMS, values)
+    session.execute(_UNCERTAIN, values)
+    session.execute(_STRAYS, values)
+    results = session.execute(_RESULTS, values).all()
+    good = silent + [row.id for row in results if row.state == Delivery.DELIVERED]
+    bad = [row.id for row in results if row.state != Delivery.DELIVERED]
+    informed = _count(session, _INFORM, ids=good, now=now, to_informed=sources(Outcome.INFORMED))
+    moved: list[int] = []
+    unreached = 0
+    if bad:
+        moved = list(
+            session.scalars(_NEXT, {"ids": bad, "now": now, "to_on_the_way": sources(Outcome.ON_THE_WAY)})
+        )
+        unreached = _count(
+            session, _GIVE_UP, ids=bad, now=now, to_unreached=sources(Outcome.UNREACHED), moved=moved
+        )
+    session.execute(_DONE, {"ids": [row.id for row in results], "now": now})
+    completed = _count(session, _COMPLETE, now=now)
+    session.execute(_REOPEN)
+    return Settled(len(silent) + len(results), informed, len(moved), unreached, completed)
+
+
+def _count(session: Session, statement: TextClause, **values: Any) -> int:
+    return len(session.execute(statement, values).all())

@@ -1,0 +1,472 @@
+"""The first tables, with what is dear to add later: sealed columns, row-level security, append-only proof."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "doctor",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("reference", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("practice", sa.Text(), nullable=False),
+        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("phone", sa.Text(), nullable=False),
+        sa.Column("email", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_doctor")),
+        sa.UniqueConstraint("reference", name=op.f("uq_doctor_reference")),
+    )
+    op.create_table(
+        "heartbeat",
+        sa.Column("process", sa.Text(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("process", name=op.f("pk_heartbeat")),
+    )
+    op.create_table(
+        "hold",
+        sa.Column("scope", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("scope", name=op.f("pk_hold")),
+    )
+    op.create_table(
+        "incident",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("reference", sa.Text(), nullable=False),
+        sa.Column("profile", sa.Text(), nullable=False),
+        sa.Column("facts", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_incident")),
+        sa.UniqueConstraint("reference", name=op.f("uq_incident_reference")),
+    )
+    op.create_table(
+        "journal",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("action", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=True),
+        sa.Column("detail", postgresql.JSONB(astext_type=sa.Text()), server_default="{}", nullable=False),
+        sa.Column("previous", sa.LargeBinary(), nullable=True),
+        sa.Column("hash", sa.LargeBinary(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_journal")),
+    )
+    op.create_table(
+        "api_key",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("prefix", sa.Text(), nullable=False),
+        sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_api_key_doctor_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_api_key")),
+        sa.UniqueConstraint("hash", name=op.f("uq_api_key_hash")),
+    )
+    op.create_table(
+        "campaign",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("incident_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.Text(), server_default="draft", nullable=False),
+        sa.Column("epoch", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("plan", sa.ARRAY(sa.Text()), server_default="{email,sms}", nullable=False),
+        sa.Column("data_key", sa.LargeBinary(), nullable=True),
+        sa.Column("notice_hash", sa.LargeBinary(), nullable=True),
+        sa.Column("approved_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("approved_by", sa.Text(), nullable=True),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("completed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint(
+            "state IN ('draft', 'ready', 'approved', 'sending', 'paused', 'completed', 'cancelled')",
+            name=op.f("ck_campaign_state"),
+        ),
+        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_campaign_doctor_id")),
+        sa.ForeignKeyConstraint(["incident_id"], ["incident.id"], name=op.f("fk_campaign_incident_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_campaign")),
+        sa.UniqueConstraint("incident_id", "doctor_id", name=op.f("uq_campaign_incident_id_doctor_id")),
+    )
+    op.create_index("ix_campaign_doctor_id", "campaign", ["doctor_id"], unique=False)
+    op.create_index(
+        "ix_campaign_sending", "campaign", ["id"], unique=False, postgresql_where=sa.text("state = 'sending'")
+    )
+    op.create_table(
+        "contact",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("campaign_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("channel", sa.Text(), nullable=False),
+        sa.Column("value_blind", sa.LargeBinary(), nullable=False),
+        sa.Column("value_sealed", sa.LargeBinary(), nullable=False),
+        sa.CheckConstraint("channel IN ('email', 'sms')", name=op.f("ck_contact_channel")),
+        sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_contact_campaign_id")),
+        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_contact_doctor_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_contact")),
+        sa.UniqueConstraint(
+            "campaign_id", "channel", "value_blind", name=op.f("uq_contact_campaign_id_channel_value_blind")
+        ),
+    )
+    op.create_table(
+        "idempotent_request",
+        sa.Column("api_key_id", sa.BigInteger(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("fingerprint", sa.LargeBinary(), nullable=False),
+        sa.Column("status", sa.SmallInteger(), nullable=True),
+        sa.Column("body", sa.LargeBinary(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["api_key_id"], ["api_key.id"], name=op.f("fk_idempotent_request_api_key_id")),
+        sa.PrimaryKeyConstraint("api_key_id", "key", name=op.f("pk_idempotent_request")),
+    )
+    op.create_table(
+        "list_file",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("campaign_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.LargeBinary(), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False),
+        sa.Column("accepted", sa.Integer(), nullable=False),
+        sa.Column("merged", sa.Integer(), nullable=False),
+        sa.Column("refused", sa.Integer(), nullable=False),
+        sa.Column("imported_by", sa.Text(), nullable=False),
+        sa.Column("imported_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_list_file_campaign_id")),
+        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_list_file_doctor_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_list_file")),
+        sa.UniqueConstraint("campaign_id", "sha256", name=op.f("uq_list_file_campaign_id_sha256")),
+    )
+    op.create_table(
+        "notice",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("campaign_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("channel", sa.Text(), nullable=False),
+        sa.Column("language", sa.Text(), nullable=False),
+        sa.Column("variant", sa.Text(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("html", sa.Text(), nullable=False),
+        sa.Column("sha256", sa.LargeBinary(), nullable=False),
+        sa.Column("frozen_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("channel IN ('email', 'sms')", name=op.f("ck_notice_channel")),
+        sa.CheckConstraint("variant IN ('standard', 'comment')", name=op.f("ck_notice_variant")),
+        sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_notice_campaign_id")),
+        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_notice_doctor_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_notice")),
+        sa.UniqueConstraint(
+            "campaign_id",
+            "version",
+            "channel",
+            "language",
+            "variant",
+            name=op.f("uq_notice_campaign_id_version_channel_language_variant"),
+        ),
+    )
+    op.create_table(
+        "list_problem",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("list_file_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("row", sa.Integer(), nullable=False),
+        sa.Column("column", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_list_problem_doctor_id")),
+        sa.ForeignKeyConstraint(["list_file_id"], ["list_file.id"], name=op.f("fk_list_problem_list_file_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_list_problem")),
+    )
+    op.create_index("ix_list_problem_list_file_id", "list_problem", ["list_file_id", "row"], unique=False)
+    op.create_table(
+        "patient",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("campaign_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("list_file_id", sa.BigInteger(), nullable=False),
+        sa.Column("row", sa.Integer(), nullable=False),
+        sa.Column("merged", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("person_blind", sa.LargeBinary(), nullable=False),
+        sa.Column("identity_sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("has_postal", sa.Boolean(), nullable=False),
+        sa.Column("language", sa.Text(), nullable=False),
+        sa.Column("variant", sa.Text(), server_default="standard", nullable=False),
+        sa.Column("comment_sensitive", sa.Boolean(), server_default="false", nullable=False),
+        sa.Column("outcome", sa.Text(), server_default="on_the_way", nullable=False),
+        sa.Column("outcome_reason", sa.Text(), nullable=True),
+        sa.Column("outcome_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "outcome IN ('excluded', 'on_the_way', 'informed', 'unreached')", name=op.f("ck_patient_outcome")
+        ),
+        sa.CheckConstraint("variant IN ('standard', 'comment')", name=op.f("ck_patient_variant")),
+        sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_patient_campaign_id")),
+        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_patient_doctor_id")),
+        sa.ForeignKeyConstraint(["list_file_id"], ["list_file.id"], name=op.f("fk_patient_list_file_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_patient")),
+        sa.UniqueConstraint("campaign_id", "person_blind", name=op.f("uq_patient_campaign_id_person_blind")),
+    )
+    op.create_index("ix_patient_campaign_outcome", "patient", ["campaign_id", "outcome", "id"], unique=False)
+    op.create_table(
+        "delivery",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("campaign_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("contact_id", sa.BigInteger(), nullable=False),
+        sa.Column("addressee_id", sa.BigInteger(), nullable=True),
+        sa.Column("channel", sa.Text(), nullable=False),
+        sa.Column("language", sa.Text(), nullable=False),
+        sa.Column("variant", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), server_default="pending", nullable=False),
+        sa.Column("due_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=True),
+        sa.Column("fence", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("lease_owner", sa.Text(), nullable=True),
+        sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("first_tried_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("tries", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("crashes", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("possibly_twice", sa.Boolean(), server_default="false", nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("receipt_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("channel IN ('email', 'sms')", name=op.f("ck_delivery_channel")),
+        sa.CheckConstraint(
+            "state IN ('pending', 'leased', 'sending', 'unknown', 'accepted', 'delivered', 'failed', 'cancelled', 'quarantined')",
+            name=op.f("ck_delivery_state"),
+        ),
+        sa.CheckConstraint("variant IN ('standard', 'comment')", name=op.f("ck_delivery_variant")),
+        sa.ForeignKeyConstraint(["addressee_id"], ["patient.id"], name=op.f("fk_delivery_addressee_id")),
+        sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_delivery_campaign_id")),
+        sa.ForeignKeyConstraint(["contact_id"], ["contact.id"], name=op.f("fk_delivery_contact_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
+        postgresql_with={"fillfactor": "70"},
+    )
+    op.create_index("ix_delivery_campaign", "delivery", ["campaign_id", "id"], unique=False)
+    op.create_index(
+        "ix_delivery_due",
+        "delivery",
+        ["campaign_id", "channel", "due_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'pending'"),
+    )
+    op.create_index(
+        "ix_delivery_leased",
+        "delivery",
+        ["lease_until"],
+        unique=False,
+        postgresql_where=sa.text("state IN ('leased', 'sending')"),
+    )
+    op.create_index(
+        "ix_delivery_settle",
+        "delivery",
+        ["due_at"],
+        unique=False,
+        postgresql_where=sa.text(
+            "due_at IS NOT NULL AND state IN ('unknown', 'accepted', 'delivered', 'failed', 'cancelled', 'quarantined')"
+        ),
+    )
+    op.create_index(
+        "uq_delivery_contact_addressee",
+        "delivery",
+        ["contact_id", "addressee_id", "variant"],
+        unique=True,
+        postgresql_nulls_not_distinct=True,
+    )
+    op.create_table(
+        "patient_contact",
+        sa.Column("patient_id", sa.BigInteger(), nullable=False),
+        sa.Column("contact_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("rank", sa.SmallInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["contact_id"], ["contact.id"], name=op.f("fk_patient_contact_contact_id")),
+        sa.ForeignKeyConstraint(["patient_id"], ["patient.id"], name=op.f("fk_patient_contact_patient_id")),
+        sa.PrimaryKeyConstraint("patient_id", "contact_id", name=op.f("pk_patient_contact")),
+    )
+    op.create_index("ix_patient_contact_contact_id", "patient_contact", ["contact_id"], unique=False)
+    op.create_table(
+        "attempt",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("delivery_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("fence", sa.Integer(), nullable=False),
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column("notice_id", sa.BigInteger(), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("outcome", sa.Text(), nullable=True),
+        sa.Column("code", sa.Text(), nullable=True),
+        sa.Column("provider_message_id", sa.Text(), nullable=True),
+        sa.Column("raw_sealed", sa.LargeBinary(), nullable=True),
+        sa.CheckConstraint("outcome IN ('accepted', 'refused', 'unknown')", name=op.f("ck_attempt_outcome")),
+        sa.ForeignKeyConstraint(["delivery_id"], ["delivery.id"], name=op.f("fk_attempt_delivery_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_attempt")),
+        sa.UniqueConstraint("delivery_id", "fence", name=op.f("uq_attempt_delivery_id_fence")),
+    )
+    op.create_index(
+        "ix_attempt_open",
+        "attempt",
+        ["started_at"],
+        unique=False,
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
+    op.create_table(
+        "delivery_patient",
+        sa.Column("delivery_id", sa.BigInteger(), nullable=False),
+        sa.Column("patient_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["delivery_id"], ["delivery.id"], name=op.f("fk_delivery_patient_delivery_id")),
+        sa.ForeignKeyConstraint(["patient_id"], ["patient.id"], name=op.f("fk_delivery_patient_patient_id")),
+        sa.PrimaryKeyConstraint("delivery_id", "patient_id", name=op.f("pk_delivery_patient")),
+    )
+    op.create_index("ix_delivery_patient_patient_id", "delivery_patient", ["patient_id"], unique=False)
+    op.create_table(
+        "receipt",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("delivery_id", sa.BigInteger(), nullable=False),
+        sa.Column("campaign_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column("event", sa.Text(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("event_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("provider_message_id", sa.Text(), nullable=True),
+        sa.Column("body_sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("dedup", sa.LargeBinary(), nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("applied_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("effect", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_receipt_campaign_id")),
+        sa.ForeignKeyConstraint(["delivery_id"], ["delivery.id"], name=op.f("fk_receipt_delivery_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_receipt")),
+        sa.UniqueConstraint("dedup", name=op.f("uq_receipt_dedup")),
+    )
+    op.create_index("ix_receipt_delivery_id", "receipt", ["delivery_id"], unique=False)
+    op.create_index(
+        "ix_receipt_unapplied", "receipt", ["id"], unique=False, postgresql_where=sa.text("applied_at IS NULL")
+    )
+    _roles()
+    _row_level_security()
+    _append_only()
+
+
+#: tables whose rows belong to one doctor by `doctor_id`
+OWNED = (
+    "campaign",
+    "list_file",
+    "list_problem",
+    "patient",
+    "contact",
+    "patient_contact",
+    "notice",
+    "delivery",
+    "delivery_patient",
+    "attempt",
+    "receipt",
+)
+
+
+def _roles() -> None:
+    """Two roles nobody logs in as: `notifier_doctor` sees one doctor's rows, `notifier_staff` all of them.
+
+    Neither owns a table, is a superuser or has BYPASSRLS. The login user takes one of them on for each
+    transaction. Roles belong to the whole cluster, so they may be there already.
+    """
+    op.execute(
+        """
+        DO $$
+        DECLARE
+            name text;
+        BEGIN
+            FOREACH name IN ARRAY ARRAY['notifier_doctor', 'notifier_staff'] LOOP
+                IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
+                    EXECUTE format('CREATE ROLE %I NOLOGIN NOSUPERUSER NOBYPASSRLS', name);
+                END IF;
+                IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+                    AND NOT pg_has_role(current_user, name, 'MEMBER') THEN
+                    EXECUTE format('GRANT %I TO %I', name, current_user);
+                END IF;
+                EXECUTE format('GRANT USAGE ON SCHEMA public TO %I', name);
+            END LOOP;
+        END $$
+        """
+    )
+    op.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO notifier_staff")
+    op.execute(
+        "GRANT INSERT, UPDATE ON incident, doctor, api_key, idempotent_request, hold, heartbeat, "
+        f"{', '.join(OWNED)} TO notifier_staff"
+    )
+    op.execute("GRANT DELETE ON hold, heartbeat, idempotent_request TO notifier_staff")
+    op.execute("GRANT SELECT ON doctor, incident, journal, hold, " + ", ".join(OWNED) + " TO notifier_doctor")
+    op.execute(
+        "GRANT INSERT, UPDATE ON campaign, list_file, list_problem, patient, contact, patient_contact, notice, "
+        "delivery, delivery_patient TO notifier_doctor"
+    )
+    op.execute("GRANT INSERT ON journal TO notifier_staff, notifier_doctor")
+
+
+def _row_level_security() -> None:
+    """`notifier.doctor_id` is set for each transaction of `notifier_doctor`; unset, it sees nothing."""
+    mine = "(SELECT nullif(current_setting('notifier.doctor_id', true), '')::bigint)"
+    for table in (*OWNED, "doctor", "journal"):
+        column = "id" if table == "doctor" else "doctor_id"
+        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        op.execute(f"CREATE POLICY one_doctor ON {table} TO notifier_doctor USING ({column} = {mine})")
+        op.execute(f"CREATE POLICY everyone ON {table} TO notifier_staff USING (true)")
+
+
+def _append_only() -> None:
+    """The journal is chained by hash under a lock; neither it nor a frozen notice can be changed."""
+    op.execute(
+        """
+        CREATE FUNCTION journal_chain() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+        SET search_path = public, pg_temp AS $$
+        BEGIN
+            PERFORM pg_advisory_xact_lock(7301);
+            NEW.id := nextval(pg_get_serial_sequence('journal', 'id'));
+            NEW.at := clock_timestamp();
+            NEW.previous := (SELECT hash FROM journal ORDER BY id DESC LIMIT 1);
+            NEW.hash := journal_hash(NEW);
+            RETURN NEW;
+        END $$
+        """
+    )
+    op.execute(
+        """
+        CREATE FUNCTION journal_hash(entry journal) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
+            SELECT sha256(convert_to(jsonb_build_array(
+                entry.id, extract(epoch FROM entry.at), entry.actor, entry.action, entry.subject,
+                entry.doctor_id, entry.detail, encode(entry.previous, 'hex')
+            )::text, 'UTF8'))
+        $$
+        """
+    )
+    op.execute(
+        """
+        CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            RAISE EXCEPTION 'rows of % cannot be changed', TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
+        END $$
+        """
+    )
+    op.execute("CREATE TRIGGER chain BEFORE INSERT ON journal FOR EACH ROW EXECUTE FUNCTION journal_chain()")
+    for table in ("journal", "notice"):
+        op.execute(
+            f"CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON {table} "
+            "FOR EACH ROW EXECUTE FUNCTION refuse_change()"
+        )
+        op.execute(
+            f"CREATE TRIGGER no_truncate BEFORE TRUNCATE ON {table} "
+            "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+        )

@@ -1,0 +1,194 @@
+"""All settings: read from `config/settings.toml` and the environment, checked once, then frozen.
+
+The environment wins. `NOTIFIER_SMTP__HOST` sets `host` of `[smtp]`. `DATABASE_URL` and `REDIS_URL` carry
+their usual names. A key nobody knows is an error, so that a typing error cannot be taken for a setting.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from notifier.errors import SettingsError
+from notifier.sealing import MasterKey
+
+PREFIX = "NOTIFIER_"
+_PACKAGE = Path(__file__).resolve().parent
+#: the folder that holds `templates/` and `config/`: the checkout, or what the wheel carries
+ROOT = _PACKAGE.parent if (_PACKAGE.parent / "templates").is_dir() else _PACKAGE / "_bundled"
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Smtp(_Group):
+    """The relay that carries email."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(gt=0, lt=65536)] = 25
+    username: str | None = None
+    password: SecretStr | None = None
+    #: `starttls` refuses to go on in clear; `none` is for a relay on this machine
+    security: Literal["none", "starttls", "tls"] = "starttls"
+    #: connections kept open by each worker process
+    connections: Positive = 8
+    #: messages over one connection before it is renewed (Orange and La Poste allow 100)
+    messages_per_connection: Positive = 100
+    #: for each reply of the server; RFC 5321 §4.5.3.2 would allow minutes, a lease does not
+    timeout_s: PositiveFloat = 20
+    #: the mailbox in From: it must exist and be read (La Poste refuses senders that cannot receive)
+    sender: str = "notice@notifier.example.org"
+    #: the envelope's return path; the sender where it is not given
+    return_path: str | None = None
+    #: messages per second over all workers
+    rate_per_s: PositiveFloat = 200
+
+
+class BrevoSms(_Group):
+    """Brevo's transactional SMS API."""
+
+    base_url: str = "https://api.brevo.com/v3"
+    api_key: SecretStr | None = None
+    #: 3 to 11 letters and digits, registered with the operators (AF2M)
+    sender: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{3,11}$")] = "InfoSante"
+    #: requests in flight per worker process
+    concurrency: Positive = 50
+    timeout_s: PositiveFloat = 10
+    #: 150 a second is Brevo's general limit for one account (read 2026-11-25)
+    rate_per_s: PositiveFloat = 150
+
+
+class Engine(_Group):
+    """How the queue works. All times are real: `time_scale` changes only the waits of people and networks."""
+
+    #: a claim is given back by the sweeper after this; must exceed three provider time-outs
+    lease_s: PositiveFloat = 60
+    #: rows claimed by one ticket
+    claim_rows: Positive = 200
+    #: rows marked `sending` in one commit: at most this many are uncertain after a crash
+    intent_rows: Positive = 50
+    #: results are written after so many rows or so many milliseconds
+    result_rows: Positive = 50
+    result_ms: Positive = 200
+    #: how often a worker reads what is paused; a provider call starts at most 1 s after the commit
+    control_ms: Annotated[int, Field(gt=0, le=500)] = 250
+    feeder_ms: Positive = 250
+    sweeper_ms: Positive = 5000
+    #: a delivery that ended its worker so often waits for a person
+    max_crashes: Positive = 3
+    #: threads (tickets at a time) of each worker process
+    threads: Positive = 4
+    #: a worker stops within this of SIGTERM, whatever is down
+    shutdown_s: PositiveFloat = 25
+    #: a process whose event loop does not answer for this long is ended and started anew
+    watchdog_s: PositiveFloat = 20
+
+
+class Settings(BaseSettings):
+    """Everything a deployer can set; each key has a sentence in `config/settings.toml`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    database_url: str | None = Field(None, validation_alias=AliasChoices("database_url", "DATABASE_URL"))
+    redis_url: str | None = Field(None, validation_alias=AliasChoices("redis_url", "REDIS_URL"))
+    #: where the embedded servers keep their data when no URL is given
+    data_dir: Path = Path("var")
+    master_key: SecretStr | None = None
+    master_key_file: Path | None = None
+    #: where providers reach this deployment with their receipts
+    public_url: str = "http://127.0.0.1:8700"
+    api_host: str = "127.0.0.1"
+    api_port: Annotated[int, Field(ge=0, lt=65536)] = 8700
+    #: divides every wait meant for people and networks (retries, quiet time, confirmation): rehearsals only
+    time_scale: PositiveFloat = 1
+    #: for phone numbers written without a country code
+    default_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "FR"
+    #: the largest list file taken, in bytes
+    max_list_bytes: Positive = 512 * 1024 * 1024
+    templates_dir: Path = ROOT / "templates"
+    config_dir: Path = ROOT / "config"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    smtp: Smtp = Smtp()
+    brevo_sms: BrevoSms = BrevoSms()
+    engine: Engine = Engine()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = Path(os.environ.get(PREFIX + "SETTINGS", ROOT / "config" / "settings.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    @cached_property
+    def master(self) -> MasterKey:
+        """Raises SettingsError if no master key is set, or if it is not 32 bytes in hexadecimal."""
+        if self.master_key is not None:
+            text = self.master_key.get_secret_value()
+        elif self.master_key_file is not None:
+            try:
+                text = self.master_key_file.read_text().strip()
+            except OSError as error:
+                raise SettingsError(
+                    f"{PREFIX}MASTER_KEY_FILE: {self.master_key_file} cannot be read ({error.strerror})."
+                ) from error
+        else:
+            raise SettingsError(
+                f"No master key: set {PREFIX}MASTER_KEY to 64 hexadecimal digits (openssl rand -hex 32) "
+                f"or {PREFIX}MASTER_KEY_FILE to a file that holds them. It opens every sealed value: keep it safe."
+            )
+        try:
+            return MasterKey(bytes.fromhex(text))
+        except ValueError as error:
+            raise SettingsError(f"{PREFIX}MASTER_KEY must be 64 hexadecimal digits.") from error
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """`DATABASE_URL` with the driver named. Raises SettingsError if it is not set or not PostgreSQL."""
+        if not self.database_url:
+            raise SettingsError("DATABASE_URL is not set.")
+        scheme, separator, rest = self.database_url.partition("://")
+        if not separator or scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
+            raise SettingsError("DATABASE_URL must start with postgresql://; only PostgreSQL is supported.")
+        return f"postgresql+psycopg://{rest}"
+
+
+def load(**changes: object) -> Settings:
+    """Reads and checks all settings. Raises SettingsError naming each wrong key and what is allowed."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known |= {PREFIX + "SETTINGS"}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name.split("__")[0] not in known:
+            raise SettingsError(f"{name}: there is no such setting; see config/settings.toml for all of them.")
+    try:
+        return Settings(**changes)  # type: ignore[arg-type]  # checked by pydantic itself
+    except ValidationError as error:
+        lines = [
+            f"{PREFIX}{'__'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        raise SettingsError("Settings are wrong:\n  " + "\n  ".join(lines)) from error

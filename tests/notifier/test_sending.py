@@ -1,0 +1,399 @@
+"""The engine on real PostgreSQL with a provider handed in: what is sent once, what stops, what is settled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from notifier import controlling, fallback, profiles, receipts, schedule, store
+from notifier.providers.base import Blame, Kind, Message, Outcome
+from notifier.sending import Gate, Sender, Writer
+from notifier.settings import Settings
+from notifier.states import Channel, Delivery
+from notifier.store import AsyncDatabase, Database
+from tests.factories import make_settings, person, start_campaign
+
+ACCEPTED = Outcome(Kind.ACCEPTED, "accepted", provider_message_id="m-1", raw="201 created")
+
+
+class FakeProvider:
+    """Answers as told and remembers what it was given."""
+
+    name = "fake"
+    concurrency = 8
+
+    def __init__(
+        self, channel: Channel = Channel.EMAIL, answer: Callable[[Message], Outcome] | None = None
+    ) -> None:
+        self.channel = channel
+        self.sent: list[Message] = []
+        self._answer = answer or (lambda _: ACCEPTED)
+        self.before_answer: Callable[[Message], Awaitable[None]] | None = None
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def send(self, message: Message) -> Outcome:
+        self.sent.append(message)
+        if self.before_answer:
+            await self.before_answer(message)
+        return self._answer(message)
+
+
+class Unlimited:
+    async def reserve(self, wanted: int) -> tuple[int, float]:
+        return wanted, 0.0
+
+    def note(self, outcome: Outcome) -> timedelta | None:
+        return None
+
+
+@pytest.fixture
+def current(database_url: str) -> Settings:
+    return make_settings(database_url)
+
+
+class Engine:
+    """A sender with its gate and writer, on the running loop."""
+
+    def __init__(self, current: Settings, provider: FakeProvider, **engine: object) -> None:
+        self.database = AsyncDatabase(current.sqlalchemy_url)
+        settings = current.engine.model_copy(update=engine)
+        self.gate = Gate(self.database, timedelta(milliseconds=50))
+        self.writer = Writer(self.database, settings)
+        profile = profiles.load("eu-gdpr-fr", current.config_dir)
+        self.sender = Sender(
+            database=self.database,
+            master=current.master,
+            provider=provider,
+            rules=schedule.rules(profile, provider.channel, current.time_scale),
+            engine=settings,
+            gate=self.gate,
+            writer=self.writer,
+            governor=Unlimited(),
+            owner="test",
+            reference=lambda number: receipts.reference(current.master, number),
+            default_language=profile.languages[0],
+        )
+
+    async def __aenter__(self) -> Sender:
+        self._tasks = [asyncio.create_task(self.gate.run()), asyncio.create_task(self.writer.run())]
+        return self.sender
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.database.dispose()
+
+
+def states(database: Database) -> dict[str, int]:
+    with database.staff() as session:
+        rows = session.execute(text("SELECT state, count(*) FROM delivery GROUP BY state")).all()
+    return {row[0]: row[1] for row in rows}
+
+
+def outcomes(database: Database, campaign_id: int) -> dict[str, int]:
+    with database.staff() as session:
+        counts = store.outcome_counts(session, campaign_id)
+    parts = [counts[name] for name in ("excluded", "merged", "informed", "on_the_way", "unreached")]
+    assert counts["imported"] == sum(parts)
+    return counts
+
+
+def settle(database: Database, current: Settings, *, after: timedelta = timedelta(0)) -> None:
+    profile = profiles.load("eu-gdpr-fr", current.config_dir)
+    with database.staff() as session:
+        fallback.settle(session, profile, now=datetime.now(UTC) + after)
+
+
+def run(current: Settings, provider: FakeProvider, campaign_id: int, epoch: int, **engine: object) -> int:
+    async def once() -> int:
+        async with Engine(current, provider, **engine) as sender:
+            return await sender.work(campaign_id, epoch)
+
+    return asyncio.run(once())
+
+
+def test_every_patient_gets_one_message_with_their_own_name(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(number) for number in range(120)])
+    provider = FakeProvider()
+    assert run(current, provider, campaign.id, campaign.epoch) == 120
+    assert sorted(message.recipient for message in provider.sent) == sorted(
+        f"patient{number}@example.org" for number in range(120)
+    )
+    for message in provider.sent:
+        number = message.recipient.removeprefix("patient").removesuffix("@example.org")
+        assert f"Prenom{number} Nom{number}" in message.text
+        assert f"Prenom{number} Nom{number}" in message.html
+    assert states(database) == {"accepted": 120}
+    with database.staff() as session:
+        attempts = session.execute(text("SELECT outcome, count(*) FROM attempt GROUP BY outcome")).all()
+    assert attempts == [("accepted", 120)]
+
+
+def test_the_same_ticket_many_times_at_once_sends_each_row_once(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(number) for number in range(60)])
+    provider = FakeProvider()
+
+    async def many() -> list[int]:
+        async with Engine(current, provider, claim_rows=10) as sender:
+            return await asyncio.gather(*(sender.work(campaign.id, campaign.epoch) for _ in range(20)))
+
+    assert sum(asyncio.run(many())) == 60
+    assert len({message.recipient for message in provider.sent}) == len(provider.sent) == 60
+
+
+def test_a_ticket_of_an_older_epoch_sends_nothing(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1)])
+    provider = FakeProvider()
+    assert run(current, provider, campaign.id, campaign.epoch - 1) == 0
+    assert provider.sent == []
+
+
+def test_the_attempt_is_in_the_database_before_the_call(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1)])
+    provider = FakeProvider()
+    seen: list[tuple[str, str | None]] = []
+
+    async def look(_: Message) -> None:
+        with database.staff() as session:
+            seen.extend(
+                session.execute(
+                    text("SELECT d.state, a.outcome FROM delivery d JOIN attempt a ON a.delivery_id = d.id")
+                )
+            )
+
+    provider.before_answer = look
+    run(current, provider, campaign.id, campaign.epoch)
+    assert seen == [("sending", None)]
+
+
+def test_a_refused_address_falls_back_to_sms_then_to_the_letter_list(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1), person(2, phone=None)])
+    refuse = FakeProvider(answer=lambda _: Outcome(Kind.REFUSED, "smtp_550_5.1.1", Blame.PERSON))
+    run(current, refuse, campaign.id, campaign.epoch)
+    settle(database, current)
+    counts = outcomes(database, campaign.id)
+    assert (counts["on_the_way"], counts["unreached"]) == (1, 1)
+    sms = FakeProvider(Channel.SMS)
+    assert run(current, sms, campaign.id, campaign.epoch) == 1
+    assert [message.recipient for message in sms.sent] == ["+33639980001"]
+    settle(database, current, after=timedelta(days=4))
+    counts = outcomes(database, campaign.id)
+    assert (counts["informed"], counts["unreached"]) == (0, 2), "an SMS without a receipt does not inform"
+    with database.staff() as session:
+        assert session.scalar(text("SELECT state FROM campaign")) == "completed"
+
+
+def test_an_accepted_email_informs_when_no_failure_came_in_time(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1)])
+    run(current, FakeProvider(), campaign.id, campaign.epoch)
+    settle(database, current)
+    assert outcomes(database, campaign.id)["on_the_way"] == 1
+    settle(database, current, after=timedelta(days=4))
+    assert outcomes(database, campaign.id)["informed"] == 1
+    assert states(database) == {"accepted": 1}, "accepted is never called delivered"
+
+
+def test_people_who_share_a_number_get_one_sms_and_a_shared_mailbox_one_email_each(
+    database: Database, current: Settings
+):
+    lines = [person(number, email="famille@example.org") for number in (1, 2)]
+    lines += [person(number, email=None, phone="06 39 98 55 55") for number in (3, 4)]
+    campaign = start_campaign(database, current, lines)
+    email, sms = FakeProvider(), FakeProvider(Channel.SMS)
+    run(current, email, campaign.id, campaign.epoch)
+    run(current, sms, campaign.id, campaign.epoch)
+    assert len(email.sent) == 2
+    assert len({message.text for message in email.sent}) == 2
+    assert len(sms.sent) == 1
+    assert not any(f"Nom{number}" in sms.sent[0].text for number in (3, 4))
+
+
+def test_an_uncertain_call_is_repeated_once_after_a_quiet_time_and_declared(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1)])
+    uncertain = FakeProvider(answer=lambda _: Outcome(Kind.UNKNOWN, "no_answer"))
+    run(current, uncertain, campaign.id, campaign.epoch)
+    assert states(database) == {"unknown": 1}
+    assert run(current, uncertain, campaign.id, campaign.epoch) == 0, "never a blind resend"
+    settle(database, current, after=timedelta(hours=1))
+    with database.staff() as session:
+        session.execute(text("UPDATE delivery SET due_at = now()"))
+        assert session.scalar(text("SELECT possibly_twice FROM delivery")) is True
+    run(current, uncertain, campaign.id, campaign.epoch)
+    settle(database, current, after=timedelta(hours=1))
+    assert len(uncertain.sent) == 2
+    assert len({message.reference for message in uncertain.sent}) == 1, "one key over all tries"
+    with database.staff() as session:
+        states_now = session.execute(text("SELECT channel, state, reason FROM delivery ORDER BY id")).all()
+    assert states_now == [("email", "failed", "uncertain_twice"), ("sms", "pending", None)]
+
+
+@pytest.mark.parametrize("scope", ["campaign", "everything", "channel:email", "provider:fake"])
+def test_a_pause_in_mid_run_stops_the_rest_and_loses_nobody(database: Database, current: Settings, scope: str):
+    campaign = start_campaign(database, current, [person(number) for number in range(80)])
+    provider = FakeProvider()
+    provider.concurrency = 2
+    stopped_at: list[float] = []
+    started_after: list[float] = []
+
+    async def stop_once(_: Message) -> None:
+        loop = asyncio.get_running_loop()
+        if stopped_at:
+            started_after.append(loop.time() - stopped_at[0])
+        elif len(provider.sent) == 10:
+            with database.staff() as session:
+                if scope == "campaign":
+                    controlling.pause(session, campaign.id, actor="cli:test", reason="test")
+                else:
+                    controlling.hold(session, scope, actor="cli:test", reason="test")
+            stopped_at.append(loop.time())
+        await asyncio.sleep(0.02)
+
+    provider.before_answer = stop_once
+    run(current, provider, campaign.id, campaign.epoch)
+    assert len(provider.sent) < 80
+    assert max(started_after, default=0) <= 1.0
+    assert states(database) == {"accepted": len(provider.sent), "pending": 80 - len(provider.sent)}
+    with database.staff() as session:
+        if scope == "campaign":
+            controlling.resume(session, campaign.id, actor="cli:test")
+        else:
+            controlling.lift(session, scope, actor="cli:test")
+        session.expire_all()
+        epoch = session.scalar(text("SELECT epoch FROM campaign"))
+    provider.before_answer = None
+    run(current, provider, campaign.id, epoch)
+    assert states(database) == {"accepted": 80}
+    assert len({message.recipient for message in provider.sent}) == len(provider.sent) == 80
+
+
+def test_a_cancelled_campaign_tells_nobody_else_and_everybody_keeps_a_reason(
+    database: Database, current: Settings
+):
+    campaign = start_campaign(database, current, [person(number) for number in range(5)])
+    with database.staff() as session:
+        controlling.cancel(session, campaign.id, actor="cli:test", reason="wrong list", now=datetime.now(UTC))
+    settle(database, current)
+    provider = FakeProvider()
+    assert run(current, provider, campaign.id, campaign.epoch + 1) == 0
+    assert outcomes(database, campaign.id)["unreached"] == 5
+    with database.staff() as session:
+        assert session.execute(text("SELECT DISTINCT outcome_reason FROM patient")).all() == [("cancelled",)]
+
+
+def test_a_worker_that_vanishes_leaves_rows_uncertain_and_its_late_answer_still_counts(
+    database: Database, current: Settings
+):
+    campaign = start_campaign(database, current, [person(1)])
+    provider = FakeProvider()
+
+    async def sweep_meanwhile(_: Message) -> None:
+        with database.staff() as session:
+            session.execute(text("UPDATE delivery SET lease_until = now() - interval '1 second'"))
+            quiet = dict.fromkeys(Channel, timedelta(hours=1))
+            swept = store.sweep(session, quiet=quiet, lease=timedelta(seconds=60), max_crashes=3, limit=10)
+            assert swept == 1
+        assert states(database) == {"unknown": 1}
+
+    provider.before_answer = sweep_meanwhile
+    run(current, provider, campaign.id, campaign.epoch)
+    assert states(database) == {"accepted": 1}
+    with database.staff() as session:
+        assert session.execute(text("SELECT outcome, code FROM attempt")).all() == [("accepted", "accepted")]
+
+
+def test_a_row_that_kills_its_worker_is_set_aside_and_its_neighbours_are_not(
+    database: Database, current: Settings
+):
+    campaign = start_campaign(database, current, [person(number, phone=None) for number in range(30)])
+    sent: list[str] = []
+
+    def claim_and_die() -> list[int]:
+        """A process that claims as workers do, and is gone if patient 7 is among its rows."""
+
+        async def claim() -> list[store.Claimed]:
+            async_database = AsyncDatabase(current.sqlalchemy_url)
+            async with async_database.begin() as connection:
+                rows = await store.claim(
+                    connection,
+                    campaign_id=campaign.id,
+                    epoch=campaign.epoch,
+                    channel=Channel.EMAIL,
+                    provider="fake",
+                    owner="doomed",
+                    lease=timedelta(seconds=-1),
+                    rows=200,
+                    max_crashes=3,
+                )
+            await async_database.dispose()
+            return rows
+
+        rows = asyncio.run(claim())
+        with database.staff() as session:
+            key = current.master.open_data_key(session.scalar(text("SELECT data_key FROM campaign")), campaign.id)
+            if not any(key.open(row.value_sealed, b"contact.value") == b"patient7@example.org" for row in rows):
+                session.execute(
+                    text("UPDATE delivery SET state = 'accepted', lease_until = NULL WHERE id = ANY(:ids)"),
+                    {"ids": [row.id for row in rows]},
+                )
+                sent.extend(str(row.id) for row in rows)
+            quiet = dict.fromkeys(Channel, timedelta(hours=1))
+            store.sweep(session, quiet=quiet, lease=timedelta(seconds=60), max_crashes=3, limit=100)
+        return [row.id for row in rows]
+
+    rounds = 0
+    while claim_and_die():
+        rounds += 1
+        assert rounds < 40
+    assert states(database) == {"accepted": 29, "quarantined": 1}
+
+
+def test_a_text_that_is_not_the_approved_one_pauses_the_campaign(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1)])
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE notice DISABLE TRIGGER append_only"))
+        connection.execute(text("UPDATE notice SET text = text || ' Cliquez ici.' WHERE channel = 'email'"))
+    provider = FakeProvider()
+    assert run(current, provider, campaign.id, campaign.epoch) == 0
+    assert provider.sent == []
+    with database.staff() as session:
+        state, reason = session.execute(text("SELECT state, reason FROM campaign")).one()
+    assert state == "paused"
+    assert "not the text that was approved" in reason
+    assert states(database) == {Delivery.PENDING: 1}
+
+
+def test_a_bug_in_a_provider_ends_in_a_state_not_in_a_lost_row(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1)])
+
+    def explode(_: Message) -> Outcome:
+        raise ZeroDivisionError
+
+    run(current, FakeProvider(answer=explode), campaign.id, campaign.epoch)
+    assert states(database) == {"unknown": 1}
+
+
+def test_throttled_tries_do_not_count_and_later_ones_do(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1)])
+    throttle = FakeProvider(
+        answer=lambda _: Outcome(Kind.REFUSED, "http_429", Blame.THROTTLED, timedelta(seconds=1))
+    )
+    run(current, throttle, campaign.id, campaign.epoch)
+    with database.staff() as session:
+        assert session.execute(text("SELECT state, tries FROM delivery")).all() == [("pending", 0)]
+        session.execute(text("UPDATE delivery SET due_at = now()"))
+    run(
+        current,
+        FakeProvider(answer=lambda _: Outcome(Kind.REFUSED, "smtp_451", Blame.LATER)),
+        campaign.id,
+        campaign.epoch,
+    )
+    with database.staff() as session:
+        assert session.execute(text("SELECT state, tries FROM delivery")).all() == [("pending", 1)]

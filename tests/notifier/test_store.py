@@ -1,0 +1,143 @@
+"""The database keeps its promises: roles, row-level security, append-only tables, models as migrated."""
+
+from __future__ import annotations
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from notifier import models, store
+from notifier.errors import ServiceError
+from notifier.store import Database
+
+
+def _doctor(session, number: int) -> models.Doctor:
+    doctor = models.Doctor(
+        reference=f"1000000000{number}",
+        name=f"Dr Exemple {number}",
+        practice="Cabinet",
+        address="1 rue de l'Exemple, 00000 Ville",
+        phone="+33199001234",
+        email=f"doctor{number}@example.org",
+    )
+    session.add(doctor)
+    session.flush()
+    return doctor
+
+
+def _campaign(session, doctor: models.Doctor) -> models.Campaign:
+    incident = session.query(models.Incident).first()
+    if incident is None:
+        incident = models.Incident(reference="incident", profile="eu-gdpr-fr", facts={})
+        session.add(incident)
+        session.flush()
+    campaign = models.Campaign(incident_id=incident.id, doctor_id=doctor.id)
+    session.add(campaign)
+    session.flush()
+    return campaign
+
+
+def test_a_migrated_database_is_what_the_models_say(database: Database):
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, models.Base.metadata) == []
+
+
+def test_every_table_of_a_doctor_has_row_level_security(database: Database):
+    owned = {table.name for table in models.Base.metadata.tables.values() if "doctor_id" in table.columns}
+    owned = owned - {"api_key"} | {"doctor"}
+    with database.engine.connect() as connection:
+        secured = set(connection.scalars(text("SELECT relname FROM pg_class WHERE relrowsecurity")))
+    assert secured == owned
+
+
+def test_a_doctor_sees_only_their_own_rows(database: Database):
+    with database.staff() as session:
+        mine, other = _doctor(session, 1), _doctor(session, 2)
+        _campaign(session, mine)
+        theirs = _campaign(session, other)
+    with database.doctor(mine.id) as session:
+        assert [doctor.id for doctor in session.query(models.Doctor)] == [mine.id]
+        assert [campaign.doctor_id for campaign in session.query(models.Campaign)] == [mine.id]
+        assert not store.moved(session, theirs.id, store.Campaign.READY)
+    with database.doctor(mine.id) as session, pytest.raises(DBAPIError, match="row-level security"):
+        session.add(models.Campaign(incident_id=theirs.incident_id, doctor_id=other.id))
+        session.flush()
+
+
+def test_api_keys_are_out_of_a_doctors_reach(database: Database):
+    with database.doctor(1) as session, pytest.raises(DBAPIError, match="permission denied"):
+        session.execute(text("SELECT * FROM api_key"))
+
+
+def test_a_transaction_without_a_doctor_sees_nothing(database: Database):
+    with database.staff() as session:
+        _doctor(session, 1)
+        session.execute(text("SELECT set_config('role', 'notifier_doctor', true)"))
+        assert session.query(models.Doctor).count() == 0
+
+
+def test_neither_role_can_bypass_row_level_security(database: Database):
+    with database.engine.connect() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT rolname, rolsuper, rolbypassrls, rolcanlogin FROM pg_roles WHERE rolname LIKE 'notifier%'"
+            )
+        ).all()
+    assert sorted(rows) == [
+        ("notifier_doctor", False, False, False),
+        ("notifier_staff", False, False, False),
+    ]
+
+
+def test_the_journal_is_a_chain_that_shows_any_tampering(database: Database):
+    with database.staff() as session:
+        for number in range(3):
+            store.record(session, "cli:test", "incident.create", f"incident:{number}", detail={"n": number})
+        assert store.broken_journal_entries(session) == []
+        ids = [entry.id for entry in session.query(models.Journal).order_by(models.Journal.id)]
+    with database.engine.begin() as connection:  # as the owner, who alone can switch the trigger off
+        connection.execute(text("ALTER TABLE journal DISABLE TRIGGER append_only"))
+        connection.execute(text("UPDATE journal SET actor = 'cli:someone' WHERE id = :id"), {"id": ids[1]})
+    with database.staff() as session:
+        assert store.broken_journal_entries(session) == [ids[1]]
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE journal SET actor = 'x'", "DELETE FROM journal", "TRUNCATE journal"]
+)
+def test_the_journal_cannot_be_changed_even_by_its_owner(database: Database, statement: str):
+    with database.staff() as session:
+        store.record(session, "cli:test", "incident.create", "incident:1")
+    with database.engine.connect() as connection, pytest.raises(DBAPIError, match="cannot be changed"):
+        connection.execute(text(statement))
+
+
+def test_a_database_without_migrations_is_refused_by_name(postgres):
+    url = postgres.start().replace("postgresql://", "postgresql+psycopg://", 1)
+    bare = Database(url)
+    with pytest.raises(ServiceError, match="notifier migrate"):
+        bare.check()
+    bare.dispose()
+
+
+def test_a_dead_database_is_named_not_traced(tmp_path):
+    gone = Database(f"postgresql+psycopg://postgres@/notifier?host={tmp_path}")
+    with pytest.raises(ServiceError, match="PostgreSQL does not answer"):
+        gone.check()
+
+
+def test_a_migrated_database_passes_the_check_and_migrates_again_without_change(database: Database):
+    store.migrate(database.url)
+    database.check()
+
+
+def test_an_old_postgresql_is_refused_by_name():
+    class Old:
+        def scalar(self, _):
+            return "140011"
+
+    with pytest.raises(ServiceError, match="PostgreSQL 14 is too old: 15"):
+        store.check_version(Old())

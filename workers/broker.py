@@ -1,0 +1,101 @@
+"""dramatiq's Redis broker with the behaviour we rely on; everything in it may vanish at any moment.
+
+Tickets are hints: nothing but ids, no delays, no retries, no results. Defects of the broker that this
+module answers: only `redis.ConnectionError` is taken for a lost connection (time-outs, a read-only replica
+or a full memory end a consumer), and a client made from a URL retries commands that are not idempotent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dramatiq
+import redis
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.errors import ConnectionClosed
+from dramatiq.middleware import AsyncIO, CurrentMessage, Middleware, Retries, ShutdownNotifications, TimeLimit
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from notifier.errors import ServiceError
+
+NAMESPACE = "notifier"
+EMAIL, SMS = "email", "sms"
+#: backstop only: a ticket stops starting calls at two thirds of its lease
+TIME_LIMIT_MS = 120_000
+
+_LOST = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.TryAgainError,
+)
+
+
+class TicketBroker(RedisBroker):
+    """Maps every way Redis can be away to dramatiq's own, so that a consumer waits and comes back."""
+
+    def _dispatch(self, command: str) -> Callable[..., Any]:
+        dispatch = super()._dispatch(command)  # type: ignore[no-untyped-call]  # dramatiq is partly typed
+
+        def mapped(*args: Any) -> Any:
+            try:
+                return dispatch(*args)
+            except _LOST as error:
+                raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]  # as above
+
+        return mapped
+
+
+def client(url: str) -> redis.Redis:
+    """A client that never repeats a command by itself: a repeated script would run twice."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=5,
+        socket_connect_timeout=3,
+        health_check_interval=15,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def check(url: str) -> None:
+    """Raises ServiceError if Redis is away, or may throw keys away when memory is full."""
+    connection = client(url)
+    try:
+        policy = connection.config_get("maxmemory-policy").get("maxmemory-policy")
+        version = connection.info("server").get("redis_version", "0")
+    except redis.RedisError as error:
+        raise ServiceError(f"Redis does not answer at REDIS_URL: {error}") from error
+    finally:
+        connection.close()
+    if policy != "noeviction":
+        raise ServiceError(
+            f"Redis at REDIS_URL has maxmemory-policy {policy}: it would silently drop queued work. "
+            "Set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in its configuration file)."
+        )
+    if tuple(int(part) for part in str(version).split(".")[:2]) < (6, 2):
+        raise ServiceError(f"Redis {version} at REDIS_URL is too old: 6.2 or newer, or Valkey, is needed.")
+
+
+def make(url: str, middleware: Sequence[Middleware] = ()) -> TicketBroker:
+    """The broker, set as dramatiq's global one. Own middleware comes after AsyncIO, so it closes before it."""
+    broker = TicketBroker(  # type: ignore[no-untyped-call]  # dramatiq's own signature
+        client=client(url),
+        namespace=NAMESPACE,
+        heartbeat_timeout=30_000,
+        maintenance_chance=20_000,
+        dead_message_ttl=86_400_000,
+        middleware=[
+            ShutdownNotifications(False),
+            AsyncIO(),
+            *middleware,
+            Retries(max_retries=0),
+            TimeLimit(time_limit=TIME_LIMIT_MS),
+            CurrentMessage(),
+        ],
+    )
+    dramatiq.set_broker(broker)
+    return broker

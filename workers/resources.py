@@ -1,0 +1,143 @@
+"""What one worker process holds: database, providers, gate and writer, on the loop of dramatiq's AsyncIO."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import uuid
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import dramatiq
+import structlog
+from dramatiq.asyncio import get_event_loop_thread
+from dramatiq.middleware import Middleware
+from sqlalchemy.exc import SQLAlchemyError
+
+from notifier import profiles, receipts, schedule, store
+from notifier.providers.base import Provider
+from notifier.providers.brevo_sms import BrevoSmsProvider
+from notifier.providers.smtp import SmtpProvider
+from notifier.sending import Gate, Sender, Writer
+from notifier.settings import Settings
+from notifier.states import Channel
+from notifier.store import AsyncDatabase
+from workers.limits import Breaker, RedisGovernor
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+#: the profile whose waits the engine uses until incidents of different regimes run in one deployment
+PROFILE = "eu-gdpr-fr"
+HEARTBEAT_S = 2.0
+#: worker processes assumed to share a limit while Redis is away: too many is safe, too few is not
+ASSUMED_PROCESSES = 8
+
+
+def webhook_url(settings: Settings, provider: str, reference: str) -> str:
+    """Where a provider reports about one delivery."""
+    return f"{settings.public_url.rstrip('/')}/webhooks/{provider}/{reference}"
+
+
+def make_provider(settings: Settings, channel: Channel) -> Provider:
+    """The provider that carries a channel."""
+    match channel:
+        case Channel.EMAIL:
+            return SmtpProvider(settings.smtp)
+        case Channel.SMS:
+            return BrevoSmsProvider(
+                settings.brevo_sms, lambda reference: webhook_url(settings, BrevoSmsProvider.name, reference)
+            )
+
+
+class Resources(Middleware):
+    """Opens everything when the worker boots and lets it go, in order, when it stops."""
+
+    def __init__(self, settings: Settings, channels: tuple[Channel, ...]) -> None:
+        self._settings = settings
+        self._channels = channels
+        self._database: AsyncDatabase | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.senders: dict[Channel, Sender] = {}
+        self.governors: list[RedisGovernor] = []
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        on_loop(self._open)
+
+    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        self.drain()
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        on_loop(self._close)
+
+    def drain(self) -> None:
+        """No ticket starts another call; what is in flight ends and is written, the rest is given back."""
+        thread = get_event_loop_thread()
+        if thread is not None:
+            for sender in self.senders.values():
+                thread.loop.call_soon_threadsafe(sender.draining.set)
+
+    async def _open(self) -> None:
+        settings = self._settings
+        profile = profiles.load(PROFILE, settings.config_dir)
+        self._database = AsyncDatabase(settings.sqlalchemy_url)
+        gate = Gate(self._database, timedelta(milliseconds=settings.engine.control_ms))
+        writer = Writer(self._database, settings.engine)
+        rates = {Channel.EMAIL: settings.smtp.rate_per_s, Channel.SMS: settings.brevo_sms.rate_per_s}
+        for channel in self._channels:
+            provider = make_provider(settings, channel)
+            await provider.open()
+            governor = RedisGovernor(
+                settings.redis_url or "",
+                provider.name,
+                rates[channel],
+                share=1 / ASSUMED_PROCESSES,
+                breaker=Breaker(
+                    first_s=max(5 / settings.time_scale, 0.5), longest_s=max(300 / settings.time_scale, 1)
+                ),
+            )
+            self.governors.append(governor)
+            self.senders[channel] = Sender(
+                database=self._database,
+                master=settings.master,
+                provider=provider,
+                rules=schedule.rules(profile, channel, settings.time_scale),
+                engine=settings.engine,
+                gate=gate,
+                writer=writer,
+                governor=governor,
+                owner=self.owner,
+                reference=lambda number: receipts.reference(settings.master, number),
+                default_language=profile.languages[0],
+            )
+        self._tasks = [asyncio.create_task(run) for run in (gate.run(), writer.run(), self._beat(self._database))]
+
+    async def _beat(self, database: AsyncDatabase) -> None:
+        while True:
+            try:
+                async with database.begin() as connection:
+                    await store.beat(connection, f"worker:{self.owner}")
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                log.warning("heartbeat_unwritten", error=type(error).__name__)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for sender in self.senders.values():
+            await sender.provider.close()
+        for governor in self.governors:
+            await governor.close()
+        if self._database is not None:
+            await self._database.dispose()
+
+
+def on_loop(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Runs a coroutine on the worker's loop and waits for it, from another thread."""
+    thread = get_event_loop_thread()
+    assert thread is not None, "the AsyncIO middleware comes first"
+    return thread.run_coroutine(make())
