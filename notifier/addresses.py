@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import phonenumbers
 from email_validator import EmailNotValidError, validate_email
@@ -114,8 +114,7 @@ class Email:
         return None if self.address is None else unicodedata.normalize("NFC", self.address).casefold()
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One contact of a cell that may hold several, with the words that stood beside it."""
 
     text: str
@@ -241,7 +240,7 @@ def check_phone(value: str, region: str = "FR", postal_code: str | None = None) 
     if not text:
         return Phone(ok=False, reason=Reason.EMPTY)
     found = _DIGITS.fullmatch(text.translate(_SEPARATORS))
-    if float_form := _FLOAT.fullmatch(text):
+    if text.endswith("0") and (float_form := _FLOAT.fullmatch(text)):
         found = _DIGITS.fullmatch(float_form[1])
     elif not found:
         text = re.sub(r"^0\s*\+", "+", text)
@@ -257,8 +256,8 @@ def _with_words(text: str, region: str, postal_code: str | None) -> Phone:
     if _SCIENTIFIC.fullmatch(text.replace(" ", "")):
         return Phone(ok=False, reason=Reason.SCIENTIFIC)
     pieces = split_phones(text)
-    if len(pieces) > 1:
-        return Phone(ok=False, reason=Reason.SEVERAL)
+    if len(pieces) != 1:
+        return Phone(ok=False, reason=Reason.SEVERAL if pieces else Reason.EMPTY)
     piece = pieces[0]
     if piece.do_not_use:
         return Phone(ok=False, reason=Reason.DO_NOT_USE)
@@ -278,6 +277,8 @@ def _judge(plus: bool, digits: str, region: str, postal_code: str | None) -> Pho
         return _elsewhere(digits, region)
     if digits.startswith("00"):
         return _international(digits[2:])
+    if region == "PM" and len(digits) in (6, 7) and (phone := _in_plan("PM", digits[-6:])):
+        return phone
     if digits.startswith("0"):
         return _french_national(digits, region, postal_code)
     return _without_zero_or_plus(digits, region, postal_code)
@@ -381,16 +382,15 @@ def _in_plan(region: str, number: str) -> Phone | None:
     Says what `phonenumbers.is_valid_number` and `number_type` say (a test holds them against each other)
     at a tenth of the time, which an import of millions of rows needs.
     """
-    country_code, general, kinds = _plan(region)
-    if general.fullmatch(number):
-        for kind, pattern in kinds:
-            if pattern.fullmatch(number):
-                return _usable(f"+{country_code}{number}", kind, region)
+    prefix, general, kinds, names = _plan(region)
+    if general.fullmatch(number) and (found := kinds.fullmatch(number)) and found.lastindex:
+        return _usable(prefix + number, names[found.lastindex - 1], region)
     return None
 
 
 @functools.cache
-def _plan(region: str) -> tuple[int, re.Pattern[str], tuple[tuple[str, re.Pattern[str]], ...]]:
+def _plan(region: str) -> tuple[str, re.Pattern[str], re.Pattern[str], tuple[str, ...]]:
+    """Prefix, all numbers of the plan, and one group for each kind of number in the order of the names."""
     metadata = phonenumbers.PhoneMetadata.metadata_for_region(region)
     assert metadata is not None
     assert metadata.country_code is not None
@@ -408,15 +408,17 @@ def _plan(region: str) -> tuple[int, re.Pattern[str], tuple[tuple[str, re.Patter
         ("landline", metadata.fixed_line),
         ("mobile", metadata.mobile),
     )
-    kinds = tuple(
-        (kind, re.compile(part.national_number_pattern))
-        for kind, part in described
-        if part is not None and part.national_number_pattern
-    )
-    return metadata.country_code, re.compile(metadata.general_desc.national_number_pattern or ""), kinds
+    known = [
+        (kind, part.national_number_pattern) for kind, part in described if part and part.national_number_pattern
+    ]
+    kinds = re.compile("|".join(f"({pattern})" for _, pattern in known))
+    assert kinds.groups == len(known)
+    general = re.compile(metadata.general_desc.national_number_pattern or "")
+    return f"+{metadata.country_code}", general, kinds, tuple(kind for kind, _ in known)
 
 
-_ONE_PHONE = re.compile(r"\+?[\d .\-()]{0,24}")
+# too short for two numbers
+_ONE_PHONE = re.compile(r"\+?[\d .\-()]{0,20}")
 _HARD_SPLIT = re.compile(r"[;|\n\r\u0085\u2028\u2029]|\b(?:ou|et|or|and)\b", re.IGNORECASE)
 _SOFT_SPLIT = re.compile(r"[/,]|\s-\s|\s&\s")
 _NUMBER_PART = re.compile(r"[+=(\"'“]*[+(]*\d[\d .\-()/+\"'”\u00a0\u202f\u2010-\u2014]*")
@@ -427,7 +429,7 @@ _PLAIN_NOTE = re.compile(r"(?:[^\W\d_]|[\s.,:()°'’-])*")
 def split_phones(cell: str) -> list[Piece]:
     """The numbers of one cell in their order, with the words beside each; a number marked as not to be
     called says so. An empty cell gives an empty list."""
-    if len(cell) < 25 and _ONE_PHONE.fullmatch(cell):
+    if len(cell) <= 20 and _ONE_PHONE.fullmatch(cell):
         cell = cell.strip()
         return [Piece(cell)] if cell else []
     pieces = []
@@ -483,6 +485,7 @@ _MAX_OCTETS = 254  # RFC 3696 erratum 1690
 _PLAIN_LOCAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _NAMED = re.compile(r"[^<>@]*<([^<>]+)>")
 _APOSTROPHES = str.maketrans("\u2018\u2019\u02bc\u00b4", "''''")
+_OPENING = " <\"'«\u2018\u201c="
 _EDGES = " ;,.<>\"'«»\u2018\u2019\u201c\u201d="
 
 #: RFC 2606 §3 and our own: for made-up people, never judged as a typing error
@@ -535,9 +538,11 @@ _KNOWN_WRONG = {"gmail.fr": "gmail.com", "gmail.net": "gmail.com", "gmail.co": "
 def check_email(value: str) -> Email:
     """Judges one address without asking the network; see `Email` for what may be used."""
     text = tidy(value)
-    if named := _NAMED.fullmatch(text):
+    if "<" in text and (named := _NAMED.fullmatch(text)):
         text = named[1]
-    text = text.strip(_EDGES).removeprefix("mailto:").translate(_APOSTROPHES)
+    text = text.lstrip(_OPENING).rstrip(_EDGES).removeprefix("mailto:")
+    if not text.isascii():
+        text = text.translate(_APOSTROPHES)
     if not text:
         return Email(ok=False, reason=Reason.EMPTY)
     if " " in text and (judged := _with_note(text)):
@@ -582,9 +587,11 @@ def _unusual_local(local: str, domain: str) -> Email:
         valid = validate_email(f"{local}@{domain}", check_deliverability=False, allow_smtputf8=True, strict=True)
     except EmailNotValidError:
         return Email(ok=False, reason=Reason.SYNTAX, suggestion=_without_blanks(f"{local}@{domain}"))
-    plain = check_email(f"{unaccented(valid.local_part)}@{valid.ascii_domain}")
-    suggestion = (plain.address if plain.ok else plain.suggestion) if plain.reason != Reason.FILLER else None
-    return Email(False, valid.normalized, Reason.ACCENT, suggestion)
+    local = unaccented(valid.local_part)
+    if not local.isascii():
+        return Email(False, valid.normalized, Reason.ACCENT)
+    plain = check_email(f"{local}@{valid.ascii_domain}")
+    return Email(False, valid.normalized, Reason.ACCENT, plain.address if plain.ok else plain.suggestion)
 
 
 def _without_blanks(text: str) -> str | None:
@@ -622,14 +629,17 @@ def _domain(domain: str) -> _Domain:
     return _Domain(name, suggestion=_probably_meant(name), filler="weak" if label in _WEAK_FILLERS else "no")
 
 
+_NOT_LETTERS = str.maketrans("", "", "0123456789!#$%&'*+-./=?^_`{|}~ ")
+
+
 def _bare(word: str) -> str:
-    return re.sub(r"[\W\d_]+", "", unaccented(word).casefold())
+    return unaccented(word).casefold().translate(_NOT_LETTERS)
 
 
 def _is_filler(local: str, domain: _Domain) -> bool:
     if domain.filler == "strong":
         return True
-    bare = local.lower() if local.isalpha() else _bare(local)
+    bare = _bare(local)
     if bare in _FILLER_WORDS or (len(bare) > 2 and bare == "x" * len(bare)):
         return True
     return domain.filler == "weak" and bare in _WEAK_FILLERS
@@ -672,6 +682,7 @@ def _one_apart(a: str, b: str) -> bool:
     return rest_a[1:] == rest_b if len(a) > len(b) else rest_a == rest_b[1:]
 
 
+_ONE_EMAIL = re.compile(r"[^\s@;,/|]+@[^\s@;,/|]+[;,]*")
 _EMAIL_SPLIT = re.compile(r"[;,/|\n\r\u0085\u2028\u2029]|\s(?:ou|et|or|and)\s|\s&\s", re.IGNORECASE)
 
 
@@ -684,7 +695,7 @@ def split_emails(cell: str) -> list[Piece]:
     text = tidy(cell) if "\n" not in cell and "\r" not in cell else cell.strip()
     if not text:
         return []
-    if text.count("@") == 1 and " " not in text and not _EMAIL_SPLIT.search(text.rstrip(_EDGES)):
+    if _ONE_EMAIL.fullmatch(text):
         return [Piece(text)]
     parts = [part for part in (tidy(part) for part in _EMAIL_SPLIT.split(text)) if part.strip(_EDGES)]
     if len(parts) == 1 and " " in parts[0] and text.count("@") > 1:

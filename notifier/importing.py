@@ -20,7 +20,7 @@ import psycopg
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from notifier import models, states
+from notifier import importers, models, states
 from notifier.addresses import Reason, check_email, check_phone, split_emails, split_phones, tidy, unaccented
 from notifier.errors import ConflictError, ListError
 from notifier.importers import Column, RawRow
@@ -62,8 +62,8 @@ class RowReason(StrEnum):
     MOJIBAKE = "damaged_accents"
 
 
-#: what people read: (French, English)
-WORDS: dict[RowReason, tuple[str, str]] = {
+#: (French, English)
+_WORDS: dict[RowReason, tuple[str, str]] = {
     RowReason.NO_IDENTITY: ("Ni identifiant, ni nom, ni contact.", "Neither id, nor name, nor contact."),
     RowReason.TOTALS_LINE: ("Ligne de total, pas une personne.", "A totals line, not a person."),
     RowReason.ID_OF_ANOTHER: (
@@ -83,12 +83,16 @@ WORDS: dict[RowReason, tuple[str, str]] = {
     RowReason.SERVICE_NUMBER: ("Numéro de service, pas d'une personne.", "A service number, not a person's."),
     RowReason.MOJIBAKE: ("Accents abîmés par un autre logiciel.", "Accents damaged by another program."),
 }
+#: what people read about rows, a reader's doubts included
+WORDS: dict[str, tuple[str, str]] = {
+    str(code): words for table in (_WORDS, importers.WORDS) for code, words in table.items()
+}
 
 #: a list may mark people whose data was not taken; they get no notice
 NOT_AFFECTED = "not_affected"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would cost 2 µs a row
 class Identity:
     """Who a patient is: what is sealed in `patient.identity_sealed`, as JSON."""
 
@@ -173,7 +177,7 @@ def judge(raw: RawRow, region: str = "FR", today: date | None = None, names_peop
     A row with a name is never refused, however bad its contacts: somebody must still be told, by letter.
     """
     cells = raw.cells
-    judged = Judged(raw.number, problems=[("row", doubt) for doubt in raw.doubts])
+    judged = Judged(raw.number, problems=[("row", str(doubt)) for doubt in raw.doubts])
     postal_code = _postal_code(_first(cells, Column.POSTAL_CODE), region)
     _judge_emails(judged, cells.get(Column.EMAIL, ()))
     landlines = _judge_phones(judged, cells.get(Column.PHONE, ()), region, postal_code)
@@ -182,7 +186,7 @@ def judge(raw: RawRow, region: str = "FR", today: date | None = None, names_peop
     _judge_flags(judged, cells)
     judged.key = _person_key(judged, birth_key)
     if _is_totals_line(judged, cells):
-        return Judged(raw.number, problems=[("row", RowReason.TOTALS_LINE)])
+        return Judged(raw.number, problems=[("row", str(RowReason.TOTALS_LINE))])
     if judged.key is None:
         judged.doubt("row", RowReason.NO_IDENTITY)
     elif names_people and judged.key.startswith("contact:"):
@@ -671,6 +675,7 @@ def import_list(
 
 
 _TABLES = """
+    SET LOCAL work_mem = '64MB';
     DROP TABLE IF EXISTS pg_temp.staged_person, pg_temp.merged_person;
     DROP TABLE IF EXISTS pg_temp.staged_contact, pg_temp.staged_problem;
     CREATE TEMPORARY TABLE staged_person (

@@ -161,7 +161,7 @@ class ListProblem(Base):
     __table_args__ = (Index("ix_list_problem_list_file_id", "list_file_id", "row"),)
     id: Mapped[int] = _id()
     list_file_id: Mapped[int] = mapped_column(ForeignKey("list_file.id"))
-    doctor_id: Mapped[int] = _doctor()
+    doctor_id: Mapped[int] = _copied_doctor()
     #: as a spreadsheet counts: the first line of the file is 1
     row: Mapped[int] = mapped_column(Integer)
     column: Mapped[str]
@@ -181,7 +181,7 @@ class Patient(Base):
     )
     id: Mapped[int] = _id()
     campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
-    doctor_id: Mapped[int] = _doctor()
+    doctor_id: Mapped[int] = _copied_doctor()
     list_file_id: Mapped[int] = mapped_column(ForeignKey("list_file.id"))
     #: first row of the list that named this person, as a spreadsheet counts
     row: Mapped[int] = mapped_column(Integer)
@@ -214,7 +214,7 @@ class Contact(Base):
     )
     id: Mapped[int] = _id()
     campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
-    doctor_id: Mapped[int] = _doctor()
+    doctor_id: Mapped[int] = _copied_doctor()
     channel: Mapped[str]
     value_blind: Mapped[bytes]
     #: the email address, or the number in E.164

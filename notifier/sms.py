@@ -63,15 +63,15 @@ class Sms:
 def measure(text: str) -> Sms:
     """Fits the text into GSM-7 where the reader loses nothing, else leaves its letters as they are.
 
-    One character outside GSM-7 makes the whole text UCS-2, so there nothing is replaced but line ends, and
-    an emoji never becomes "?", and names keep their letters.
+    Blanks around the text go. One character outside GSM-7 makes the whole text UCS-2: then nothing is replaced
+    but line ends, so that an emoji never becomes "?" and names keep their letters.
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n").strip(" \n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
     fitted = _fitted(text)
     if fitted is None:
         units = [2 if ord(character) > 0xFFFF else 1 for character in text]
         return Sms("UCS-2", sum(units), _parts(units, "UCS-2"), (), text)
-    plain, replaced = fitted
+    plain, replaced = fitted[0].strip(), fitted[1]
     units = [2 if character in _EXTENSION else 1 for character in plain]
     return Sms("GSM-7", sum(units), _parts(units, "GSM-7"), replaced, plain)
 

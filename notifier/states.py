@@ -83,6 +83,8 @@ class Exclusion(StrEnum):
 
     #: recital 27 GDPR: the rules do not cover the deceased
     DECEASED = "deceased"
+    #: the list says that this person's data was not taken
+    NOT_AFFECTED = "not_affected"
 
 
 class Unreached(StrEnum):

@@ -507,6 +507,7 @@ def sweep(
     seconds = {str(channel): wait.total_seconds() for channel, wait in quiet.items()}
     sending = session.execute(_EXPIRED_SENDING, {"limit": limit, "quiet_s": json.dumps(seconds)})
     session.execute(_LEFT_OPEN, {"older_s": 2 * lease.total_seconds()})
+    session.execute(text("DELETE FROM hold WHERE until < now() - interval '1 minute'"))
     return len(leased.all()) + len(sending.all())
 
 

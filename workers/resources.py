@@ -45,7 +45,7 @@ def make_provider(settings: Settings, channel: Channel) -> Provider:
     """The provider that carries a channel."""
     match channel:
         case Channel.EMAIL:
-            return SmtpProvider(settings.smtp)
+            return SmtpProvider(settings.smtp, settings.time_scale)
         case Channel.SMS:
             return BrevoSmsProvider(
                 settings.brevo_sms, lambda reference: webhook_url(settings, BrevoSmsProvider.name, reference)

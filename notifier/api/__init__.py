@@ -1,0 +1,112 @@
+"""The HTTP API: an edge that checks who asks, calls `acts` and `controlling`, and says what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from sqlalchemy.engine import make_url
+
+import notifier
+from notifier.api import campaigns, controls, deliveries, health, incidents, lists, problems, webhooks
+from notifier.api.auth import Context
+from notifier.api.headers import Around, BodyLimit
+from notifier.providers.brevo_sms import BrevoSmsProvider
+from notifier.settings import Settings
+from notifier.store import Database
+
+_ABOUT = """Tells patients about a data breach: one campaign a doctor, each notice tracked to its end.
+
+Errors are problems (RFC 9457). Listings come in pages: hand `next` back as `cursor`. A POST with an
+`Idempotency-Key` acts once however often it is sent. No answer holds a patient's name or contact.
+"""
+_CONNECT_TIMEOUT_S = "5"
+#: threads of the server, each with one transaction at a time
+_CONNECTIONS = 20
+
+
+class Api(FastAPI):
+    """FastAPI with problems instead of its own error schemas."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = get_openapi(
+                title=self.title, version=self.version, description=self.description, routes=self.routes
+            )
+            reference = "#/components/schemas/{model}"
+            schema = problems.Problem.model_json_schema(ref_template=reference, mode="serialization")
+            schemas = document["components"]["schemas"]
+            schemas |= schema.pop("$defs") | {"Problem": schema}
+            self.openapi_schema = _renamed(document)
+        return self.openapi_schema
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application. Raises SettingsError if the database's address or the master key is not set."""
+    url = make_url(settings.sqlalchemy_url)
+    # A database that is away must be an answer, not a request that hangs.
+    url = url.update_query_dict({"connect_timeout": url.query.get("connect_timeout", _CONNECT_TIMEOUT_S)})
+    database = Database(url.render_as_string(hide_password=False), pool_size=_CONNECTIONS)
+    _ = settings.master
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        database.dispose()
+
+    app = Api(
+        title="Patient Notifier",
+        version=notifier.__version__,
+        description=_ABOUT,
+        lifespan=lifespan,
+        # Their pages load scripts from elsewhere; openapi.json is served.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+    )
+    parser = BrevoSmsProvider(settings.brevo_sms, _no_webhook)
+    app.state.context = Context(settings, database, {parser.name: parser})
+    app.state.metrics = health.Metrics(database)
+    for router in (
+        incidents.incidents,
+        incidents.doctors,
+        campaigns.router,
+        lists.router,
+        deliveries.patients,
+        deliveries.deliveries,
+        controls.holds,
+        controls.keys,
+        webhooks.router,
+        health.router,
+    ):
+        app.include_router(router)
+    problems.install(app)
+    app.add_middleware(BodyLimit, max_list_bytes=settings.max_list_bytes)
+    app.add_middleware(Around)
+    return app
+
+
+def _renamed(document: dict[str, Any]) -> dict[str, Any]:
+    """Gives states names that say so: in Python a module stands before them, in a generated client nothing."""
+    written = orjson.dumps(document).decode()
+    for name in ("Campaign", "Delivery"):
+        written = written.replace(f'/schemas/{name}"', f'/schemas/{name}State"')
+    renamed: dict[str, Any] = orjson.loads(written)
+    schemas = renamed["components"]["schemas"]
+    for name in ("Campaign", "Delivery"):
+        schemas[f"{name}State"] = schemas.pop(name) | {"title": f"{name}State"}
+    return renamed
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _no_webhook(reference: str) -> str:
+    raise NotImplementedError("the API only reads receipts, it sends nothing")

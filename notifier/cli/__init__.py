@@ -41,7 +41,9 @@ COMMANDS = {
     "api": Lazy("notifier.cli.processes:api", "Run the HTTP API and the pages."),
     "worker": Lazy("notifier.cli.processes:worker", "Run one worker process, which sends."),
     "feeder": Lazy("notifier.cli.processes:feeder", "Run the feeder, which hands due deliveries to workers."),
-    "sweeper": Lazy("notifier.cli.processes:sweeper", "Run the sweeper, which settles what crashed or fell silent."),
+    "sweeper": Lazy(
+        "notifier.cli.processes:sweeper", "Run the sweeper, which settles what crashed or fell silent."
+    ),
 }
 
 
@@ -49,10 +51,12 @@ def load(name: str) -> Any:
     """The real sub-command of this name, its module imported."""
     module, _, attribute = COMMANDS[name].place.partition(":")
     found = getattr(importlib.import_module(module), attribute)
-    if not isinstance(found, typer.Typer):
-        function, found = found, typer.Typer(add_completion=False)
-        found.command(name)(function)
-    command = typer.main.get_command(found)
+    if isinstance(found, typer.Typer):
+        command: Any = typer.main.get_group(found)
+    else:
+        alone = typer.Typer(add_completion=False)
+        alone.command(name)(found)
+        command = typer.main.get_command(alone)
     command.name = name
     return command
 
@@ -75,13 +79,20 @@ class LazyGroup(TyperGroup):
 
 
 # Locals in a traceback could show a person.
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app = typer.Typer(name="notifier", cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
 
 
 @app.callback()
 def notifier(
-    ctx: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """Tell the patients of many doctors about one data breach, and prove it.
 

@@ -30,8 +30,9 @@ app = typer.Typer(
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _Region = Annotated[str, typer.Option("--region", help="Country the practice dials from (ISO 3166-1, as in FR).")]
-_WORDS: dict[str, tuple[str, str]] = {str(code): words for code, words in addresses.WORDS.items()} | {
-    str(code): words for code, words in importing.WORDS.items()
+#: the sentences for every reason a list's report may hold
+_WORDS: dict[str, tuple[str, str]] = {
+    str(code): words for table in (addresses.WORDS, importing.WORDS) for code, words in table.items()
 }
 
 
@@ -166,7 +167,7 @@ def _show_list(answer: dict[str, Any]) -> None:
     if answer["problems"]:
         problems = Table("row", "column", "reason", "in words", title="Refused or doubtful")
         for problem in answer["problems"]:
-            words = _WORDS.get(problem["reason"], ("", problem["reason"].replace("_", " ")))[1]
+            words = _WORDS[problem["reason"]][1]
             problems.add_row(str(problem["row"]), problem["column"], problem["reason"], escape(words))
         console.print(problems)
     if "patients" in answer:

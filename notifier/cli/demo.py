@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +26,8 @@ from notifier.errors import NotifierError, ServiceError
 TIME_SCALE = 14_400
 #: longest demo: what has no outcome by then is reported as such
 PATIENCE_S = 900
+#: the rehearsal's inbox asks for none
+_RELAY_ACCOUNT = ("NOTIFIER_SMTP__USERNAME", "NOTIFIER_SMTP__PASSWORD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,20 @@ def demo(
                 _stay()
 
 
-def run(stage: Stage, *, doctors: int, patients: int, seed: int, faults: str, stack: ExitStack) -> dict[str, Any]:
-    """The whole journey on a stage whose servers are up; returns the report."""
+def run(
+    stage: Stage,
+    *,
+    doctors: int,
+    patients: int,
+    seed: int,
+    faults: str,
+    stack: ExitStack,
+    look: Callable[[Any, Any], None] | None = None,
+) -> dict[str, Any]:
+    """The whole journey on a stage whose servers are up; returns the report.
+
+    `look` is called at every look at the progress, with the database and the supervisor.
+    """
     from notifier import settings, store
     from notifier.cli.supervise import Supervisor, engine
     from notifier.rehearsal import incidents
@@ -83,7 +97,7 @@ def run(stage: Stage, *, doctors: int, patients: int, seed: int, faults: str, st
     engine(supervisor)
     stack.enter_context(supervisor)
     _start_all(database, list(campaigns.values()))
-    _watch(database, campaigns)
+    _watch(database, campaigns, lambda: look(database, supervisor) if look else None)
     report = _report(database, campaigns, truth, stage)
     report["seconds"] = round(time.monotonic() - started, 1)
     return report
@@ -105,25 +119,32 @@ def _stage(seed: int, faults: str) -> Iterator[Stage]:
         here = rehearsal.start(folder, faults=faults, seed=seed)
         urls = _urls(folder)
         api_port = _free_port()
-        environment = os.environ | {
-            **urls,
-            "NOTIFIER_MASTER_KEY": os.environ.get("NOTIFIER_MASTER_KEY", secrets.token_hex(32)),
-            "NOTIFIER_DATA_DIR": str(folder),
-            "NOTIFIER_TIME_SCALE": str(TIME_SCALE),
-            "NOTIFIER_API_PORT": str(api_port),
-            "NOTIFIER_PUBLIC_URL": f"http://127.0.0.1:{api_port}",
-            "NOTIFIER_SMTP__HOST": here.smtp_host,
-            "NOTIFIER_SMTP__PORT": str(here.smtp_port),
-            "NOTIFIER_SMTP__SECURITY": "none",
-            "NOTIFIER_SMTP__TIMEOUT_S": "3",
-            "NOTIFIER_SMTP__RATE_PER_S": "1000",
-            "NOTIFIER_BREVO_SMS__BASE_URL": here.brevo_url,
-            "NOTIFIER_BREVO_SMS__API_KEY": here.api_key,
-            "NOTIFIER_BREVO_SMS__TIMEOUT_S": "2",
-            "NOTIFIER_BREVO_SMS__RATE_PER_S": "500",
-            "NOTIFIER_ENGINE__LEASE_S": "20",
-            "NOTIFIER_ENGINE__SWEEPER_MS": "500",
-        }
+        environment = (
+            # what a person may want otherwise …
+            {
+                "NOTIFIER_MASTER_KEY": secrets.token_hex(32),
+                "NOTIFIER_TIME_SCALE": str(TIME_SCALE),
+                "NOTIFIER_SMTP__TIMEOUT_S": "3",
+                "NOTIFIER_SMTP__RATE_PER_S": "1000",
+                "NOTIFIER_BREVO_SMS__TIMEOUT_S": "2",
+                "NOTIFIER_BREVO_SMS__RATE_PER_S": "500",
+                "NOTIFIER_ENGINE__LEASE_S": "15",
+                "NOTIFIER_ENGINE__SWEEPER_MS": "500",
+            }
+            | {name: value for name, value in os.environ.items() if name not in _RELAY_ACCOUNT}
+            # … and what makes it a rehearsal: whatever relay is set, nothing leaves this machine
+            | urls
+            | {
+                "NOTIFIER_DATA_DIR": str(folder),
+                "NOTIFIER_API_PORT": str(api_port),
+                "NOTIFIER_PUBLIC_URL": f"http://127.0.0.1:{api_port}",
+                "NOTIFIER_SMTP__HOST": here.smtp_host,
+                "NOTIFIER_SMTP__PORT": str(here.smtp_port),
+                "NOTIFIER_SMTP__SECURITY": "none",
+                "NOTIFIER_BREVO_SMS__BASE_URL": here.brevo_url,
+                "NOTIFIER_BREVO_SMS__API_KEY": here.api_key,
+            }
+        )
         yield Stage(folder, environment, here.page_url, f"http://127.0.0.1:{api_port}")
     finally:
         rehearsal.stop(folder)
@@ -134,8 +155,8 @@ def _urls(folder: Path) -> dict[str, str]:
     """Embedded servers, unless the environment names others."""
     from notifier.rehearsal.servers import Postgres, Valkey
 
-    database_url = os.environ.get("DATABASE_URL") or Postgres(folder / "postgres").start()
-    redis_url = os.environ.get("REDIS_URL") or Valkey(folder / "valkey").start()
+    database_url = os.environ.get("DATABASE_URL") or Postgres(folder).start()
+    redis_url = os.environ.get("REDIS_URL") or Valkey(folder).start()
     return {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
 
 
@@ -144,9 +165,10 @@ def _prepare(database: Any, current: Any, folder: Path) -> dict[str, int]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from notifier import acts, controlling
+    from notifier.models import Doctor
 
     actor = f"cli:{getpass.getuser()}"
-    facts = json.loads((folder / "incident.json").read_text(encoding="utf-8"))
+    facts = json.loads((folder / "incident.json").read_text(encoding="utf-8"))["facts"]
     doctors = json.loads((folder / "doctors.json").read_text(encoding="utf-8"))
     with database.staff() as session:
         reference = f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}"
@@ -157,7 +179,7 @@ def _prepare(database: Any, current: Any, folder: Path) -> dict[str, int]:
         task = progress.add_task("Reading the doctors' lists", total=len(doctors))
         for values in doctors:
             with database.staff() as session:
-                known = session.query(acts.Doctor).filter_by(reference=values["reference"]).first()
+                known = session.query(Doctor).filter_by(reference=values["reference"]).first()
                 doctor = known or acts.create_doctor(session, actor=actor, **values)
                 campaign = controlling.create(session, current.master, incident.id, doctor.id, actor=actor)
                 path = folder / f"list-{values['reference']}.csv"
@@ -180,7 +202,7 @@ def _start_all(database: Any, campaigns: list[int]) -> None:
             acts.start(session, campaign_id, actor=f"cli:{getpass.getuser()}", now=datetime.now(UTC))
 
 
-def _watch(database: Any, campaigns: dict[str, int]) -> None:
+def _watch(database: Any, campaigns: dict[str, int], look: Callable[[], None]) -> None:
     """Shows progress until every patient has an outcome and every campaign is completed."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -196,11 +218,12 @@ def _watch(database: Any, campaigns: dict[str, int]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     with Progress(*columns, console=_console()) as progress:
         tasks = {
-            campaign_id: progress.add_task(f"Campaign {campaign_id}", total=None, numbers="")
+            campaign_id: progress.add_task(f"Campaign {campaign_id}", total=0, numbers="")
             for campaign_id in campaigns.values()
         }
         while time.monotonic() < deadline:
             done = True
+            look()
             with database.staff() as session:
                 for campaign_id, task in tasks.items():
                     counts = store.outcome_counts(session, campaign_id)
@@ -221,7 +244,7 @@ def _report(database: Any, campaigns: dict[str, int], truth: Any, stage: Stage) 
     from sqlalchemy import text
 
     from notifier import store
-    from notifier.rehearsal import incidents
+    from notifier.rehearsal import judging
     from notifier.rehearsal import main as rehearsal
     from notifier.states import Channel, Delivery
 
@@ -250,7 +273,8 @@ def _report(database: Any, campaigns: dict[str, int], truth: Any, stage: Stage) 
     here = rehearsal.announced(stage.data_dir)
     if here is None:
         raise ServiceError("The rehearsal servers ended before they could be asked what they received.")
-    verdict = incidents.judge(truth, rehearsal.fetch_messages(here), outcomes)
+    verdict = judging.judge(truth, rehearsal.fetch_messages(here), outcomes)
+
     imported = totals.pop("imported")
     return {
         "patients": imported,
@@ -261,6 +285,7 @@ def _report(database: Any, campaigns: dict[str, int], truth: Any, stage: Stage) 
         "possibly_twice": possibly_twice,
         "lost": verdict["lost"],
         "wrong_person": verdict["wrong_person"],
+        "missed": verdict["missed"],
     }
 
 

@@ -132,6 +132,28 @@ class Meaning:
     number: str
 
 
+class Doubt(StrEnum):
+    """What a reader had to guess about a row."""
+
+    #: a quote is never closed: it was taken as a character
+    UNBALANCED_QUOTE = "unbalanced_quote"
+    #: cells beyond the header: a delimiter inside a cell may have shifted the others
+    MORE_CELLS = "more_cells_than_headers"
+    #: the header stands in the table once more, as at a page break
+    HEADER_AGAIN = "header_again"
+
+
+#: what people read: (French, English)
+WORDS: dict[Doubt, tuple[str, str]] = {
+    Doubt.UNBALANCED_QUOTE: ("Un guillemet n'est jamais fermé.", "A quote is never closed."),
+    Doubt.MORE_CELLS: (
+        "Plus de cases que d'en-têtes : un séparateur dans une case ?",
+        "More cells than headers: a delimiter inside a cell?",
+    ),
+    Doubt.HEADER_AGAIN: ("L'en-tête est répété.", "The header again."),
+}
+
+
 @dataclass(slots=True)
 class RawRow:
     """One data row as text. `number` counts as a spreadsheet does: the first record of the file is 1."""
@@ -139,8 +161,8 @@ class RawRow:
     number: int
     #: only cells that hold something
     cells: dict[Column, list[str]]
-    #: what the reader had to guess about this row, as reason codes
-    doubts: list[str] = field(default_factory=list)
+    #: what the reader had to guess about this row
+    doubts: list[Doubt] = field(default_factory=list)
 
 
 def _plain(name: str) -> str:
@@ -159,7 +181,7 @@ def _known() -> dict[str, tuple[Column, int]]:
 def recognise(header: str) -> Meaning | None:
     """The meaning of a column by its name, whatever case, accents, blanks and punctuation; None if unknown."""
     plain = _plain(header)
-    if found := _known().get(plain):
+    if found := _known().get(plain) or _known().get(_plain(re.sub(r"\(.*?\)", "", header))):
         return Meaning(*found, number="")
     numbered = re.fullmatch(r"(.*?[a-z])0*([1-9]\d?)", plain) or re.fullmatch(r"(.*?)([1-9])", plain)
     if numbered and (found := _known().get(numbered[1])) and found[0] in SEVERAL:

@@ -11,16 +11,15 @@ import codecs
 import csv
 import hashlib
 import io
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from notifier.addresses import visible
 from notifier.errors import ListError
-from notifier.importers import CONTACTS, NAMES, Column, RawRow, layout, recognise
+from notifier.importers import CONTACTS, NAMES, Column, Doubt, RawRow, layout, recognise
 
 MAX_BYTES = 512 * 1024 * 1024
 MAX_LINE = 200_000
@@ -57,8 +56,8 @@ class ListReader:
     #: of the whole file, byte for byte
     sha256: bytes
     _stream: BinaryIO
+    _header: list[str]
     _layout: dict[int, Column]
-    _width: int
     _header_number: int
 
     @property
@@ -67,13 +66,15 @@ class ListReader:
         return not NAMES.isdisjoint(self._layout.values())
 
     def __iter__(self) -> Iterator[RawRow]:
-        for number, fields, doubts in _records(self._stream, self.encoding, self.delimiter, self._width):
+        for number, fields, doubts in _records(self._stream, self.encoding, self.delimiter, len(self._header)):
             if number > self._header_number:
                 row = self._row(number, fields, doubts)
                 if row is not None:
                     yield row
 
-    def _row(self, number: int, fields: list[str], doubts: list[str]) -> RawRow | None:
+    def _row(self, number: int, fields: list[str], doubts: list[Doubt]) -> RawRow | None:
+        if fields[0] == self._header[0] and fields[: len(self._header)] == self._header:
+            return RawRow(number, {}, [Doubt.HEADER_AGAIN])
         cells: dict[Column, list[str]] = {}
         width = len(fields)
         for index, column in self._layout.items():
@@ -89,8 +90,8 @@ class ListReader:
                     cells[column].append(value)
                 else:
                     cells[column] = [value]
-        if len(fields) > self._width and any(visible(extra) for extra in fields[self._width :]):
-            doubts = [*doubts, "more_cells_than_headers"]
+        if width > len(self._header) and any(visible(extra) for extra in fields[len(self._header) :]):
+            doubts = [*doubts, Doubt.MORE_CELLS]
         if not cells and not any(visible(value) for value in fields):
             return None
         return RawRow(number, cells, doubts)
@@ -107,14 +108,13 @@ def open_list(source: Path | BinaryIO, max_bytes: int = MAX_BYTES) -> Iterator[L
     Raises ListError if the file is empty, too big, not text, in a broken encoding, or has no header row with
     a contact column. The size is looked at before anything is read.
     """
-    if isinstance(source, Path):
+    with ExitStack() as stack:
         try:
-            with source.open("rb") as stream:
-                yield _open(stream, max_bytes)
+            stream = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
+            reader = _open(stream, max_bytes)
         except OSError as error:
-            raise ListError(f"The list cannot be read: {error.strerror or 'input error'}.") from error
-    else:
-        yield _open(source, max_bytes)
+            raise ListError(f"The list cannot be read: {error.strerror or error}.") from error
+        yield reader
 
 
 def _open(stream: BinaryIO, max_bytes: int) -> ListReader:
@@ -132,8 +132,8 @@ def _open(stream: BinaryIO, max_bytes: int) -> ListReader:
         delimiter=delimiter,
         sha256=digest,
         _stream=stream,
+        _header=header,
         _layout=layout(header),
-        _width=len(header),
         _header_number=header_number,
     )
 
@@ -143,11 +143,10 @@ def _open(stream: BinaryIO, max_bytes: int) -> ListReader:
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 # ISO-8859-15 has € Š š Ž ž Œ œ Ÿ where ISO-8859-1 and cp1252 have ¤ ¦ ¨ ´ ¸ ¼ ½ ¾, which names never have;
 # cp1252 has its own € œ ’ at 80–9F, where the ISO sets have control characters.
-_ISO_15 = re.compile(rb"[\xa4\xa6\xa8\xb4\xb8\xbc\xbd\xbe]")
-_CP1252 = re.compile(rb"[\x80-\x9f]")
-_CP1252_UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
-_UTF8_PAIR = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
-_HIGH = re.compile(rb"[\x80-\xff]")
+_HIGH = bytes(range(0x80, 0x100))
+_ISO_15 = b"\xa4\xa6\xa8\xb4\xb8\xbc\xbd\xbe"
+_CP1252 = bytes(range(0x80, 0xA0))
+_CP1252_UNDEFINED = b"\x81\x8d\x8f\x90\x9d"
 
 
 @dataclass(slots=True)
@@ -161,11 +160,12 @@ class _Evidence:
     in_none: int = 0
 
     def add(self, chunk: bytes) -> None:
-        self.high += len(_HIGH.findall(chunk))
-        self.in_utf8_pairs += sum(map(len, _UTF8_PAIR.findall(chunk)))
-        self.only_iso_15 += len(_ISO_15.findall(chunk))
-        self.only_cp1252 += len(_CP1252.findall(chunk))
-        self.in_none += len(_CP1252_UNDEFINED.findall(chunk))
+        high = _count(chunk, _HIGH)
+        self.high += high
+        self.in_utf8_pairs += len(chunk.decode("utf-8", "ignore").encode()) - (len(chunk) - high)
+        self.only_iso_15 += _count(chunk, _ISO_15)
+        self.only_cp1252 += _count(chunk, _CP1252)
+        self.in_none += _count(chunk, _CP1252_UNDEFINED)
 
     def encoding(self) -> str:
         """Raises ListError for bytes that are no text in any encoding we know."""
@@ -178,6 +178,10 @@ class _Evidence:
                 "Export it again, as UTF-8."
             )
         return "cp1252" if self.only_cp1252 or not self.only_iso_15 else "iso-8859-15"
+
+
+def _count(chunk: bytes, of: bytes) -> int:
+    return len(chunk) - len(chunk.translate(None, of))
 
 
 def _examine(stream: BinaryIO) -> tuple[str, bytes]:
@@ -279,7 +283,7 @@ def _trimmed(header: list[str]) -> list[str]:
 
 def _records(
     stream: BinaryIO, encoding: str, delimiter: str, width: int | None
-) -> Iterator[tuple[int, list[str], list[str]]]:
+) -> Iterator[tuple[int, list[str], list[Doubt]]]:
     """(number, cells, doubts) of every record, blank ones too; a record in quotes may span lines.
 
     Lines end with LF, CRLF or CR only: U+0085 and U+2028 are data. A quote that is never closed is taken as
@@ -291,7 +295,7 @@ def _records(
         number += 1
         if '"' not in line:
             fields = line.split(delimiter)
-            doubts: list[str] = []
+            doubts: list[Doubt] = []
         else:
             fields, doubts = _quoted(line, lines, delimiter, width)
         if len(fields) > MAX_COLUMNS:
@@ -301,7 +305,7 @@ def _records(
         yield number, fields, doubts
 
 
-def _quoted(line: str, lines: _Lines, delimiter: str, width: int | None) -> tuple[list[str], list[str]]:
+def _quoted(line: str, lines: _Lines, delimiter: str, width: int | None) -> tuple[list[str], list[Doubt]]:
     fields = _parse(line, delimiter)
     if fields is not None:
         return fields, []
@@ -315,15 +319,17 @@ def _quoted(line: str, lines: _Lines, delimiter: str, width: int | None) -> tupl
             if fields is not None and (width is None or _fits(fields, delimiter, width)):
                 return fields, []
         lines.give_back(taken)
-    return [_bare(value) for value in line.split(delimiter)], ["unbalanced_quote"]
+    return [_bare(value) for value in line.split(delimiter)], [Doubt.UNBALANCED_QUOTE]
 
 
 def _fits(fields: list[str], delimiter: str, width: int) -> bool:
-    """Whether lines joined by an open quote are one row: as wide as the header, no whole row in a cell."""
-    if len(fields) < width or any(value.strip() for value in fields[width:]):
+    """Whether lines joined by an open quote are one row: no wider than the header, no whole row in a cell."""
+    if any(value.strip() for value in fields[width:]):
         return False
+    # a short row, whose last cells were left out, must look even less like several
+    limit = width - 1 if len(fields) >= width else 1
     swallowed = (line for value in fields if "\n" in value for line in value.split("\n")[1:])
-    return width == 1 or all(line.count(delimiter) < width - 1 for line in swallowed)
+    return width == 1 or all(line.count(delimiter) < limit for line in swallowed)
 
 
 def _parse(record: str, delimiter: str) -> list[str] | None:

@@ -25,8 +25,12 @@ class SmtpProvider:
     name = "smtp"
     channel = Channel.EMAIL
 
-    def __init__(self, settings: Smtp, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, settings: Smtp, time_scale: float = 1, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        """`time_scale` divides the hours that receivers are known to block for: rehearsals only."""
         self.concurrency = settings.connections
+        self._time_scale = time_scale
         self._settings = settings
         self._clock = clock
         self._domain = settings.sender.rpartition("@")[2]
@@ -50,9 +54,9 @@ class SmtpProvider:
             try:
                 client, used = await self._connection()
             except aiosmtplib.SMTPAuthenticationError as error:
-                return _refused(error.code, error.message, Blame.OURS, hold=True)
+                return self._refused(error.code, error.message, Blame.OURS, hold=True)
             except aiosmtplib.SMTPResponseException as error:
-                return _refused(error.code, error.message, Blame.THROTTLED)
+                return self._refused(error.code, error.message, Blame.THROTTLED)
             except (aiosmtplib.SMTPException, OSError) as error:
                 return Outcome(
                     Kind.REFUSED, "connect_failed", Blame.THROTTLED, _RETRY_CONNECT, raw=type(error).__name__
@@ -93,7 +97,7 @@ class SmtpProvider:
         except aiosmtplib.SMTPResponseException as error:
             if error.code > 0:
                 closing = error.code == 421  # RFC 5321 §3.8
-                return _refused(error.code, error.message), not closing and await _reset(client)
+                return self._refused(error.code, error.message), not closing and await _reset(client)
             return _broken(error, body_may_be_out), False
         except (aiosmtplib.SMTPException, OSError) as error:
             return _broken(error, body_may_be_out), False
@@ -104,17 +108,11 @@ class SmtpProvider:
         local, _, domain = (self._settings.return_path or self._settings.sender).rpartition("@")
         return f"{local}+{message.reference}@{domain}"
 
-
-def _refused(code: int, text: str, blame: Blame | None = None, *, hold: bool = False) -> Outcome:
-    verdict = judge(code, text)
-    return Outcome(
-        Kind.REFUSED,
-        short_code(code, text),
-        blame or verdict.blame,
-        verdict.retry_after,
-        raw=f"{code} {text}"[:2000],
-        hold=hold,
-    )
+    def _refused(self, code: int, text: str, blame: Blame | None = None, *, hold: bool = False) -> Outcome:
+        verdict = judge(code, text)
+        wait = verdict.retry_after / self._time_scale if verdict.retry_after else None
+        raw = f"{code} {text}"[:2000]
+        return Outcome(Kind.REFUSED, short_code(code, text), blame or verdict.blame, wait, raw=raw, hold=hold)
 
 
 def _broken(error: Exception, body_may_be_out: bool) -> Outcome:

@@ -29,8 +29,14 @@ PAGE_ROWS = 50
 MAX_JSON_ROWS = 200
 MAX_REPEATED = 20
 LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
-# Asked for by hand: what a form on a page can change; the sets and time-outs are for PUT /faults.
-FORM_FIELDS = tuple(name for name in Faults.model_fields if name != "refused_contacts")
+#: what the page's form can change, by channel; the set of contacts is for PUT /faults, receipts are the SMS's
+FORM_FIELDS = {
+    "email": (
+        *("latency_s", "jitter_s", "throttled", "broken", "closed", "lost_reply", "lost_reply_hangs_s"),
+        *("refused", "sender_refused"),
+    ),
+    "sms": tuple(name for name in Faults.model_fields if name != "refused_contacts"),
+}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -99,7 +105,7 @@ class Admin:
             page_rows=PAGE_ROWS,
             has_more=len(found) > PAGE_ROWS,
             repeated=self.ledger.repeated(channel, MAX_REPEATED),
-            faults=self.faults.model_dump(include={"email": set(FORM_FIELDS), "sms": set(FORM_FIELDS)}),
+            faults=self.faults.model_dump(include={channel: set(names) for channel, names in FORM_FIELDS.items()}),
             presets=list(PRESETS),
             problem="",
             receipts={"posted": self.sms.receipts_posted, "given_up": self.sms.receipts_given_up},
@@ -152,7 +158,7 @@ class Admin:
         values: dict[str, Any] = {"preset": name} if name else {"email": {}, "sms": {}}
         for key, value in form.items() if not name else ():
             channel, _, field = key.partition(".")
-            if channel in values and field in FORM_FIELDS:
+            if field in FORM_FIELDS.get(channel, ()):
                 values[channel][field] = value
         if not name:
             # A box that is not ticked is not sent.
@@ -201,7 +207,7 @@ class Admin:
             content_type="text/html",
             headers={
                 "Content-Security-Policy": policy,
-                "Referrer-Policy": "no-referrer",
+                "Referrer-Policy": "same-origin",
                 "Cache-Control": "no-store",
             },
         )

@@ -233,12 +233,12 @@ def incident_facts() -> dict[str, Any]:
                 "post": "Logiciel Exemple SAS, 1 rue de l'Exemple, 75011 Paris",
                 "hours": {"fr": "du lundi au vendredi, 9 h - 18 h", "en": "Monday to Friday, 9 am to 6 pm"},
             },
-            "dpo": {"name": "Délégué à la protection des données", "email": "dpo@logiciel.example.org"},
+            "dpo": {"name": "Service juridique de Logiciel Exemple SAS", "email": "dpo@logiciel.example.org"},
             "authority": {"told_on": "2025-10-29", "complaint_on": "2025-10-28"},
             "short": {
                 "what_happened": {
-                    "fr": "un tiers a copié des fichiers de patients",
-                    "en": "patient files were copied",
+                    "fr": "Un tiers a copié des fichiers de patients.",
+                    "en": "A third party copied administrative files of patients.",
                 },
                 "categories": [
                     {
@@ -248,16 +248,16 @@ def incident_facts() -> dict[str, Any]:
                 ],
                 "not_concerned": {"fr": "Dossier médical non touché.", "en": "Medical records not touched."},
                 "consequences": {
-                    "fr": "Risque de faux messages ou appels, d'usurpation d'identité.",
-                    "en": "Risk of false messages or calls and identity theft.",
+                    "fr": "faux messages ou appels, usurpation d'identité.",
+                    "en": "false messages or calls, identity theft.",
                 },
                 "measures_taken": {
-                    "fr": "Accès fermé, mots de passe changés, plainte déposée.",
-                    "en": "Access closed, passwords changed, complaint filed.",
+                    "fr": "accès fermé, mots de passe changés, plainte déposée.",
+                    "en": "access closed, passwords changed, complaint filed.",
                 },
                 "advice": {
-                    "fr": "Ne donnez ni code ni mot de passe ; en cas de doute, appelez le cabinet.",
-                    "en": "Give no code or password; in doubt, call the practice.",
+                    "fr": "ne donnez ni code ni mot de passe ; en cas de doute, appelez le cabinet.",
+                    "en": "give no code or password; in doubt, call the practice.",
                 },
             },
         },

@@ -67,6 +67,7 @@ def _judge_messages(truth: Truth, messages: Iterable[Mapping[str, Any]], found: 
     """The identities (`id`) of everybody whom a message reached."""
     allowed, names = truth.allowed(), _Names(truth)
     told: dict[tuple[str, Channel, str], set[int]] = {}
+    ids: set[tuple[tuple[str, Channel, str], str]] = set()
     reached: set[int] = set()
     for message in messages:
         channel = Channel(message["channel"])
@@ -83,13 +84,19 @@ def _judge_messages(truth: Truth, messages: Iterable[Mapping[str, Any]], found: 
             continue
         before = told.setdefault(place, set())
         now = {id(person) for person in addressed}
-        if now <= before or (channel is Channel.SMS and before):
+        if named and len({(person.first, person.last) for person in addressed}) == 1:
+            # Namesakes at one mailbox: each message is for one of them, for another one than the last.
+            now = set(sorted(now - before or now)[:1])
+        same_id = bool(message["message_id"]) and (place, message["message_id"]) in ids
+        ids.add((place, message["message_id"]))
+        if same_id or now <= before or (channel is Channel.SMS and before):
             rows = sorted(person.rows[0] for person in addressed)
             found.duplicates.append(
                 {"message": message["number"], "channel": channel.value, "doctor": doctor, "rows": rows}
             )
-        before |= now
-        reached |= now
+        else:
+            reached |= now
+            before |= now
     return reached
 
 

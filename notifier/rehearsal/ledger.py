@@ -67,13 +67,17 @@ class Ledger:
             return
         journal.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        for line in journal.open("rb"):
-            if not line.endswith(b"\n"):
-                # Cut off by a kill, so never confirmed to anyone.
-                os.ftruncate(self._fd, self._size)
-                break
-            known = orjson.loads(line)
-            self._note(len(line), Channel(known["channel"]), known["contact"], known["arrived"])
+        self._count_again(journal)
+
+    def _count_again(self, journal: Path) -> None:
+        with journal.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    # Cut off by a kill, so never confirmed to anyone.
+                    os.ftruncate(self._fd, self._size)
+                    break
+                known = orjson.loads(line)
+                self._note(len(line), Channel(known["channel"]), known["contact"], known["arrived"])
 
     def close(self) -> None:
         os.close(self._fd)

@@ -93,7 +93,7 @@ def test_a_mobile_number_in_any_writing(value, e164):
         ("0612345678;0199001234", Reason.SEVERAL),
         ("06 12 34 56 78 / 01 99 00 12 34", Reason.SEVERAL),
         ("0612345678\n0199001234", Reason.SEVERAL),
-        ("0612345678 0199001234", Reason.TOO_LONG),
+        ("0612345678 0199001234", Reason.SEVERAL),
         ("0000000000", Reason.FILLER),
         ("0606060606", Reason.FILLER),
         ("0600000000", Reason.FILLER),
@@ -290,7 +290,7 @@ def test_splitting_a_cell_loses_no_digit(cell):
         ("o’connor@example.fr", "o'connor@example.fr"),
         ("o'connor+dossier@example.fr", "o'connor+dossier@example.fr"),
         ("a" * 64 + "@example.fr", "a" * 64 + "@example.fr"),
-        ("jean@café-exemple.fr", "jean@xn--caf-exemple-feb.fr"),
+        ("jean@café.fr", "jean@xn--caf-dma.fr"),
         ("test@example.com", "test@example.com"),
         ("jean@mail.example.org", "jean@mail.example.org"),
         ("jean@exampel.fr", "jean@exampel.fr"),
@@ -332,7 +332,7 @@ def test_an_address_in_any_writing(value, address):
         ("jean@example.co;uk", Reason.DOMAIN, None),
         ("jean@@example.fr", Reason.SYNTAX, None),
         ("a" * 65 + "@example.fr", Reason.TOO_LONG, None),
-        ("a" * 60 + "@" + ".".join(["b" * 60] * 3) + ".example.fr", Reason.TOO_LONG, None),
+        ("a" * 60 + "@" + ".".join(["b" * 61] * 3) + ".example.fr", Reason.TOO_LONG, None),
         ("a@example.fr;b@example.fr", Reason.SEVERAL, None),
         ("a@example.fr b@example.fr", Reason.SEVERAL, None),
         ("a@example.fr ne pas utiliser", Reason.DO_NOT_USE, None),
@@ -463,5 +463,14 @@ def test_published_shapes_of_numbers_and_addresses(shared: Path):
         assert check_email(value).ok, value
     for value in set(emails["invalid"]) - ours:
         assert not check_email(value).ok, value
-    examples = json.loads((shared / "cases/data/phones/libphonenumber_examples_fr_domtom.json").read_text())
-    assert examples
+
+
+def test_published_example_numbers_of_france_and_overseas(shared: Path):
+    """By E.164 and as dialled nationally, except 0700-like ones and the numbers we never take for a person's."""
+    rows = json.loads((shared / "cases/data/phones/libphonenumber_examples_fr_domtom.json").read_text())["rows"]
+    for row in rows:
+        if row["type_of_number"] in ("MOBILE", "FIXED_LINE") and row["valid"]:
+            phone = check_phone(row["e164"])
+            assert phone.e164 == row["e164"], row
+            assert phone.sms_capable == (row["type_of_number"] == "MOBILE"), row
+            assert check_phone(row["national"], row["region"]).e164 == row["e164"], row

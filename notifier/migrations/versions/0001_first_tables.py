@@ -116,7 +116,6 @@ def upgrade() -> None:
         sa.Column("value_sealed", sa.LargeBinary(), nullable=False),
         sa.CheckConstraint("channel IN ('email', 'sms')", name=op.f("ck_contact_channel")),
         sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_contact_campaign_id")),
-        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_contact_doctor_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_contact")),
         sa.UniqueConstraint(
             "campaign_id", "channel", "value_blind", name=op.f("uq_contact_campaign_id_channel_value_blind")
@@ -186,7 +185,6 @@ def upgrade() -> None:
         sa.Column("row", sa.Integer(), nullable=False),
         sa.Column("column", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_list_problem_doctor_id")),
         sa.ForeignKeyConstraint(["list_file_id"], ["list_file.id"], name=op.f("fk_list_problem_list_file_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_list_problem")),
     )
@@ -213,7 +211,6 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("variant IN ('standard', 'comment')", name=op.f("ck_patient_variant")),
         sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_patient_campaign_id")),
-        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_patient_doctor_id")),
         sa.ForeignKeyConstraint(["list_file_id"], ["list_file.id"], name=op.f("fk_patient_list_file_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_patient")),
         sa.UniqueConstraint("campaign_id", "person_blind", name=op.f("uq_patient_campaign_id_person_blind")),

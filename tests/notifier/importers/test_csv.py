@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notifier.errors import ListError
-from notifier.importers import Column, RawRow
+from notifier.importers import WORDS, Column, Doubt, RawRow
 from notifier.importers.csv import MAX_LINE, ListReader, open_list
 
 
@@ -110,6 +110,7 @@ def test_email_columns_are_known_in_any_spelling(header):
         ("Nom d'usage", Column.USED_NAME),
         ("Prénom(s)", Column.FIRST_NAME),
         ("Né(e) le", Column.BIRTH_DATE),
+        ("Date de naissance (jj/mm/aaaa)", Column.BIRTH_DATE),
         ("Date of birth", Column.BIRTH_DATE),
         ("Tél. portable", Column.PHONE),
         ("   PHONENUMBER", Column.PHONE),
@@ -195,6 +196,20 @@ def test_an_unclosed_quote_swallows_nobody(text):
     assert [row.number for row in rows] == [2, 3, 4]
     assert [row.cells[Column.EMAIL] for row in rows] == [["a@example.fr"], ["b@example.fr"], ["c@example.fr"]]
     assert "unbalanced_quote" in rows[0].doubts
+
+
+def test_a_short_row_with_a_line_break_in_quotes_is_one_row():
+    text = 'nom;adresse;email;ville\nM;"1 rue A\n75001 Paris";a@example.fr\nN;;b@example.fr;Lyon\n'
+    assert [number for number, _ in _cells(text)] == [2, 3]
+
+
+def test_a_header_repeated_at_a_page_break_is_no_patient():
+    rows = _read("nom;email\nM;a@example.fr\nnom;email\nN;b@example.fr\n")[1]
+    assert [(row.number, row.doubts) for row in rows] == [(2, []), (3, ["header_again"]), (4, [])]
+
+
+def test_every_doubt_has_words_in_both_languages():
+    assert set(WORDS) == set(Doubt)
 
 
 def test_quoted_cells_may_hold_delimiters_quotes_and_line_breaks():

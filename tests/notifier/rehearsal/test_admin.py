@@ -105,6 +105,11 @@ def test_the_form_sets_faults_without_javascript(pair):
     assert not pair.inbox.faults.sender_refused
     assert pair.inbox.faults.refused_contacts == {"a@example.org"}
     assert pair.sms.faults.rate_per_s == 9
+    # A browser sends where the form stood; a page that forbade it would be refused its own form.
+    assert httpx.get(pair.url).headers["referrer-policy"] == "same-origin"
+    assert (
+        httpx.post(f"{pair.url}/faults", data={"preset": "none"}, headers={"Origin": pair.url}).status_code == 303
+    )
     assert httpx.post(f"{pair.url}/faults", data={"email.refused": "many"}).status_code == 422
     assert httpx.post(f"{pair.url}/faults", data={"preset": "none"}).status_code == 303
     assert pair.inbox.faults.refused == 0

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from notifier import composing, profiles
 from notifier.composing import Facts
 from notifier.errors import InputError
 from notifier.rehearsal.faults import PRESETS
 from notifier.rehearsal.incidents import FORMS, Truth, incident_facts, make_incident
+from notifier.settings import ROOT
 from notifier.states import Channel, Exclusion, Variant
 
 
@@ -156,3 +158,15 @@ def test_the_incidents_facts_are_all_a_notice_needs():
     assert facts.contact.phone
     assert facts.contact.email
     assert facts.contact.hours
+
+
+def test_the_notice_of_the_doctor_with_the_longest_name_is_complete(tmp_path: Path):
+    """Nothing that the legal profile requires may be missing, or the rehearsal could not be approved."""
+    signers = make_incident(1, 1500, 1500, tmp_path).doctors
+    longest = max(signers, key=lambda signer: len(signer["name"] + signer["practice"]))
+    doctor = composing.Doctor(longest["name"], longest["practice"], longest["address"], longest["phone"])
+    known = incident_facts()
+    profile = profiles.load(known["profile"], ROOT / "config")
+    facts = Facts.read(known["facts"])
+    composed = composing.compose(facts, doctor, profile, ROOT / "templates", ["fr", "en"], list(Variant))
+    assert not composed.missing

@@ -68,6 +68,16 @@ def test_told_again_at_the_same_contact_is_a_duplicate():
     assert verdict["details"]["duplicates"][0] == {"message": 1, "channel": "email", "doctor": "D1", "rows": [2]}
 
 
+def test_namesakes_at_one_mailbox_get_one_message_each_and_no_third():
+    truth = make_truth(make_person("Eve", 2), make_person("Eve", 3))
+    both = [said("informed"), said("informed", 3)]
+    each = [mail("Dr Claire Abadie : Eve Dupont", n) for n in range(3)]
+    assert harm(judge(truth, each[:2], both)) == {}
+    assert harm(judge(truth, each, both)) == {"duplicates": 1}
+    again = [each[0], mail("Dr Claire Abadie : Eve Dupont", 0)]
+    assert harm(judge(truth, again, both)) == {"duplicates": 1, "lost": 1}, "the same message twice tells only one"
+
+
 def test_two_doctors_may_each_tell_the_same_contact():
     truth = make_truth(make_person("Eve", 2, sms=[NUMBER]), make_person("Eve", 2, "D2", sms=[NUMBER]))
     messages = [sms("Dr Claire Abadie"), sms("Dr Luc Pons", 1)]

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -164,6 +165,14 @@ def test_both_servers_outlive_the_process_that_started_them(data_dir: Path) -> N
     assert None not in pids
     assert list(start_all(data_dir)) == started.stdout.split()
     assert (Postgres(data_dir).pid, Valkey(data_dir).pid) == pids
+
+
+def test_several_that_start_at_once_find_the_same_servers(data_dir: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        started = list(pool.map(lambda _: start_all(data_dir, durable=False), range(4)))
+    assert len(set(started)) == 1
+    with psycopg.connect(started[0].database_url) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_stopping_where_nothing_runs_does_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,400 @@
+"""Shapes of what the API says and hears, and how one thing is answered (ETag, 304)."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import Path, Request, Response
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
+
+from notifier.states import Campaign as CampaignState
+from notifier.states import Channel, Outcome, Variant
+from notifier.states import Delivery as DeliveryState
+
+_LARGEST = 2**63 - 1
+#: a number of ours in a path or a body
+PathId = Annotated[int, Path(ge=1, le=_LARGEST)]
+Id = Annotated[int, Field(ge=1, le=_LARGEST)]
+#: always in UTC
+Instant = Annotated[datetime, AfterValidator(lambda value: value.astimezone(UTC))]
+#: bytes in hexadecimal
+Hex = Annotated[str, BeforeValidator(lambda value: value.hex() if isinstance(value, bytes) else value)]
+#: one printable line
+Line = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")
+]
+#: some sentences of a person
+Words = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=r"^[^\x00]*$")
+]
+
+
+class Heard(BaseModel):
+    """The body of a request; a key nobody knows is an error."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class Said(BaseModel):
+    """A part of an answer, read from a row. Fields of other tables' numbers lose their `_id`."""
+
+    model_config = ConfigDict(from_attributes=True, populate_by_name=True, use_attribute_docstrings=True)
+
+
+def single(request: Request, thing: BaseModel) -> Response:
+    """One thing with a weak ETag; 304 without a body if the caller has it already (RFC 9110 §13.1.2)."""
+    body = thing.model_dump_json().encode()
+    tag = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
+    known = {_opaque(one) for one in request.headers.get("if-none-match", "").split(",")}
+    if "*" in known or _opaque(tag) in known:
+        return Response(status_code=304, headers={"ETag": tag})
+    return Response(body, headers={"ETag": tag}, media_type="application/json")
+
+
+#: for the OpenAPI description of what is answered by `single`
+UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "Nothing has changed since this ETag."}}
+
+
+def _opaque(tag: str) -> str:
+    return tag.strip().removeprefix("W/")
+
+
+def _number(column: str) -> Any:
+    return Field(validation_alias=column)
+
+
+# --- incidents and doctors ------------------------------------------------------------------------------
+
+
+class NewIncident(Heard):
+    """A breach to tell patients of."""
+
+    reference: Line
+    profile: Line
+    """A legal profile of this deployment: "eu-gdpr-fr"."""
+    facts: dict[str, Any] = {}
+    """What the notices are composed from; may be completed later."""
+
+
+class IncidentLine(Said):
+    """An incident in a listing."""
+
+    id: int
+    reference: str
+    profile: str
+    created_at: Instant
+
+
+class Incident(IncidentLine):
+    """An incident with its facts."""
+
+    facts: dict[str, Any]
+
+
+class NewDoctor(Heard):
+    """The controller of the data, who signs the notice."""
+
+    reference: Line
+    name: Line
+    practice: Line
+    address: Line
+    phone: Line
+    email: Line
+
+
+class Doctor(Said):
+    """A doctor."""
+
+    id: int
+    reference: str
+    name: str
+    practice: str
+    address: str
+    phone: str
+    email: str
+    created_at: Instant
+
+
+# --- campaigns ------------------------------------------------------------------------------------------
+
+
+class NewCampaign(Heard):
+    """One doctor's notification of one incident."""
+
+    incident: Id
+    doctor: Id
+
+
+class Approval(Heard):
+    """The hash shown with the preview that the approver has read."""
+
+    hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
+
+
+class Reason(Heard):
+    """Why; kept in the journal."""
+
+    reason: Words
+
+
+class CampaignLine(Said):
+    """A campaign in a listing."""
+
+    id: int
+    incident: int = _number("incident_id")
+    doctor: int = _number("doctor_id")
+    state: CampaignState
+    plan: list[Channel]
+    """Channels in the order they are tried."""
+    reason: str | None
+    """Why it is paused or cancelled."""
+    approved_at: Instant | None
+    approved_by: str | None
+    notice_hash: Hex | None
+    """What was approved; null while nothing is."""
+    created_at: Instant
+    started_at: Instant | None
+    completed_at: Instant | None
+
+
+class Started(CampaignLine):
+    """A campaign that has just been started."""
+
+    deliveries: int = 0
+    """How many deliveries were made for its patients."""
+
+
+class Counts(Said):
+    """Where the rows of the list are: `imported` is the sum of the other five, at every moment."""
+
+    imported: int
+    excluded: int
+    merged: int
+    informed: int
+    on_the_way: int
+    unreached: int
+
+
+class ListFile(Said):
+    """One import of one list file; the file itself is not kept."""
+
+    id: int
+    campaign: int = _number("campaign_id")
+    sha256: Hex
+    rows: int
+    """Data rows read = accepted + merged + refused."""
+    accepted: int
+    merged: int
+    refused: int
+    imported_by: str
+    imported_at: Instant
+
+
+class CampaignStatus(CampaignLine):
+    """A campaign with where it stands."""
+
+    counts: Counts
+    deliveries: dict[Channel, dict[DeliveryState, int]]
+    """How many deliveries are in each state, by channel."""
+    lists: list[ListFile]
+
+
+class ListProblem(Said):
+    """One thing wrong or doubtful in one row; the value itself is nowhere kept."""
+
+    id: int
+    row: int
+    """As a spreadsheet counts: the first line of the file is 1."""
+    column: str
+    reason: str
+
+
+class Gap(Said):
+    """One thing wrong with one notice, in words for the doctor by language."""
+
+    part: str
+    channel: Channel
+    language: str
+    variant: Variant
+    problem: str
+    words: dict[str, str]
+
+
+class PreviewText(Said):
+    """What one person would get over one channel."""
+
+    channel: Channel
+    language: str
+    variant: Variant
+    subject: str
+    text: str
+    html: str
+    parts: int
+    """SMS parts, which is what it costs; 0 for an email."""
+    encoding: str
+    replaced: list[str]
+    """Characters replaced to stay in the SMS alphabet."""
+
+
+class Written(Said):
+    """One text the patients of the campaign need."""
+
+    channel: Channel
+    language: str
+    variant: Variant
+
+
+class Preview(Said):
+    """The notice as it would be approved now."""
+
+    hash: str
+    """What to send back to approve exactly this."""
+    complete: bool
+    """Nothing is missing."""
+    texts: list[PreviewText]
+    missing: list[Gap]
+    """These forbid approval."""
+    warnings: list[Gap]
+    """These do not."""
+    written: list[Written]
+    """Every text that will be approved with it."""
+
+
+# --- patients and deliveries ----------------------------------------------------------------------------
+
+
+class Patient(Said):
+    """One affected person, without a name: those are sealed."""
+
+    id: int
+    campaign: int = _number("campaign_id")
+    list_file: int = _number("list_file_id")
+    row: int
+    """The row of the list that names them."""
+    outcome: Outcome
+    reason: str | None = _number("outcome_reason")
+    """Why they are excluded or unreached."""
+    at: Instant | None = _number("outcome_at")
+    language: str
+    has_postal: bool
+    """A letter could be addressed."""
+
+
+class DeliveryLine(Said):
+    """One notice to one contact over one channel."""
+
+    id: int
+    campaign: int = _number("campaign_id")
+    channel: Channel
+    language: str
+    state: DeliveryState
+    reason: str | None
+    """Code of the last result."""
+    due_at: Instant | None
+    """Pending: sent then; unknown or accepted: settled then."""
+    tries: int
+    """Hand-overs that count towards the limit."""
+    first_tried_at: Instant | None
+    possibly_twice: bool
+    """A second hand-over was made although the first may have arrived."""
+    receipt_at: Instant | None
+    created_at: Instant
+
+
+class PatientStatus(Patient):
+    """One person with every delivery for them."""
+
+    deliveries: list[DeliveryLine] = Field(default_factory=list)
+
+
+class Attempt(Said):
+    """One hand-over to a provider."""
+
+    id: int
+    provider: str
+    started_at: Instant
+    ended_at: Instant | None
+    """Null while open."""
+    outcome: str | None
+    """Accepted, refused or unknown."""
+    code: str | None
+
+
+class Receipt(Said):
+    """What a provider reported later."""
+
+    id: int
+    provider: str
+    event: str
+    code: str
+    """The provider's own word."""
+    event_at: Instant
+    received_at: Instant
+    applied_at: Instant | None
+    effect: str | None
+    """What it changed."""
+
+
+class DeliveryStatus(DeliveryLine):
+    """One delivery with all that happened to it."""
+
+    patients: list[int] = Field(default_factory=list)
+    """Whom it informs."""
+    attempts: list[Attempt] = Field(default_factory=list)
+    receipts: list[Receipt] = Field(default_factory=list)
+
+
+# --- operations -----------------------------------------------------------------------------------------
+
+
+class NewHold(Heard):
+    """Why nothing of a scope may be sent."""
+
+    reason: Words
+    until: AwareDatetime | None = None
+    """With a time zone; null: until a person lifts it."""
+
+
+class Hold(Said):
+    """Something that must not be sent now."""
+
+    scope: str
+    reason: str
+    until: Instant | None
+    by: str
+    since: Instant
+
+
+class NewKey(Heard):
+    """A key for a program: of one doctor, or of operations where `doctor` is null."""
+
+    name: Line
+    doctor: Id | None = None
+
+
+class Key(Said):
+    """An API key, without its secret."""
+
+    id: int
+    name: str
+    prefix: str
+    """The first letters, to tell keys apart."""
+    doctor: int | None = _number("doctor_id")
+    created_at: Instant
+    revoked_at: Instant | None
+
+
+class MadeKey(Key):
+    """A new key. `secret` is told this once and kept nowhere; null when the answer is given again."""
+
+    secret: str | None = None

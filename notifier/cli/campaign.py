@@ -1,0 +1,346 @@
+"""`notifier campaign …`: one doctor's campaign, from draft to its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from notifier import acts, controlling, store
+from notifier.acts import Draft
+from notifier.cli import common
+from notifier.errors import ConflictError, InputError, NotFoundError
+from notifier.models import Campaign, Delivery, Doctor, Incident, Patient
+from notifier.notices import Gap
+from notifier.states import Campaign as State
+from notifier.states import Outcome, Variant
+
+app = typer.Typer(no_args_is_help=True, help="One doctor's campaign: preview, approve, start, pause, watch.")
+
+CampaignId = Annotated[int, typer.Argument(metavar="CAMPAIGN", help="The campaign's number.", min=1)]
+_Reason = Annotated[str, typer.Option(help="Kept in the journal and shown with the campaign.")]
+_NOT_STARTED = (State.DRAFT, State.READY, State.APPROVED)
+_ENDED = (State.COMPLETED, State.CANCELLED)
+
+
+@app.command()
+def create(
+    incident: Annotated[str, typer.Argument(metavar="INCIDENT", help="Its reference or number.")],
+    doctor: Annotated[str, typer.Argument(metavar="DOCTOR", help="Reference or number.")],
+    as_json: common.Json = False,
+) -> None:
+    """Create the campaign of one doctor for one incident."""
+    with common.work() as work:
+        made = controlling.create(
+            work.session,
+            work.settings.master,
+            common.find(work.session, Incident, incident).id,
+            common.find(work.session, Doctor, doctor).id,
+            actor=work.actor,
+        )
+        document = report(work.session, made.id)
+    _show(document, as_json)
+
+
+@app.command(name="list")
+def list_(
+    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    incident: Annotated[str | None, typer.Option(help="Only this incident's: its reference or number.")] = None,
+    as_json: common.Json = False,
+) -> None:
+    """List campaigns with their state."""
+    with common.work() as work:
+        query = select(Campaign, Doctor, Incident).join(Doctor, Doctor.id == Campaign.doctor_id)
+        query = query.join(Incident, Incident.id == Campaign.incident_id).order_by(Campaign.id)
+        if state is not None:
+            query = query.where(Campaign.state == state)
+        if incident is not None:
+            query = query.where(Incident.id == common.find(work.session, Incident, incident).id)
+        rows = [_head(*found) for found in work.session.execute(query)]
+    columns = ["id", "incident", "doctor", "doctor_name", "state", "reason", "started_at", "completed_at"]
+    common.emit_list("campaigns", rows, as_json, columns)
+
+
+@app.command()
+def show(campaign: CampaignId, as_json: common.Json = False) -> None:
+    """Show one campaign: its people in numbers that add up, its deliveries, and what to do next."""
+    with common.work() as work:
+        document = report(work.session, campaign)
+    _show(document, as_json)
+
+
+@app.command()
+def preview(
+    campaign: CampaignId,
+    name: Annotated[str, typer.Option(help="A made-up patient's name; without one, as for a nameless one.")] = "",
+    language: Annotated[str | None, typer.Option(help="Only this language (fr, en).")] = None,
+    variant: Annotated[Variant | None, typer.Option(help="Only this variant.")] = None,
+    as_json: common.Json = False,
+) -> None:
+    """Show the notice as it stands, every text its patients need, what is missing, and the hash to approve."""
+    with common.work() as work:
+        draft = acts.draft(work.session, work.settings, campaign)
+    document = _preview(draft, name, language, variant)
+
+    def show(out: Console) -> None:
+        for text in document["previews"]:
+            cost = f", {text['parts']} SMS" if text["parts"] else ""
+            out.rule(f"{text['channel']}, {text['language']}, {text['variant']}{cost}")
+            # Without wrapping or markup: the text exactly as it would be sent.
+            out.print(Text("\n".join(filter(None, [text["subject"], text["text"]]))), soft_wrap=True)
+        out.rule()
+        for kind in ("missing", "warnings"):
+            if document[kind]:
+                columns = ["channel", "language", "variant", "part", "problem", "words"]
+                out.print(common.table(kind, columns, document[kind]))
+        _say_hash(out, document)
+
+    common.emit(document, as_json, show)
+
+
+def _say_hash(out: Console, document: Mapping[str, Any]) -> None:
+    approved, current = document["approved_hash"], document["hash"]
+    if approved == current:
+        out.print(f"This text is approved: {current}", highlight=False)
+        return
+    if approved:
+        out.print(f"Approved, and sent, is another text: {approved}", style="bold", highlight=False)
+    out.print(f"Hash of this text: {current}", highlight=False)
+
+
+@app.command()
+def approve(
+    campaign: CampaignId,
+    seen: Annotated[str, typer.Option("--hash", help="The hash that the preview showed.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask again.")] = False,
+    as_json: common.Json = False,
+) -> None:
+    """Freeze the text that was previewed, as the only one this campaign can send."""
+    with common.database() as (database, settings):
+        if not yes:
+            with common.transaction(database) as session:
+                patients = report(session, campaign)["patients"]
+            _ask(f"Approve this text for the {patients['on_the_way']} patients of campaign {campaign}?", as_json)
+        with common.transaction(database) as session:
+            acts.approve(session, settings, campaign, expected_hash=seen, actor=common.actor(), now=common.now())
+            document = report(session, campaign)
+    _show(document, as_json)
+
+
+@app.command()
+def start(campaign: CampaignId, as_json: common.Json = False) -> None:
+    """Start sending an approved campaign."""
+    with common.work() as work:
+        made = acts.start(work.session, campaign, actor=work.actor, now=work.now)
+        document = report(work.session, campaign) | {"deliveries_made": made}
+    _show(document, as_json)
+
+
+@app.command()
+def pause(campaign: CampaignId, reason: _Reason, as_json: common.Json = False) -> None:
+    """Stop sending within a second; what is in the provider's hands already goes out."""
+    with common.work() as work:
+        controlling.pause(work.session, campaign, actor=work.actor, reason=reason)
+        document = report(work.session, campaign)
+    _show(document, as_json)
+
+
+@app.command()
+def resume(campaign: CampaignId, as_json: common.Json = False) -> None:
+    """Go on where a paused campaign stopped; nobody who was told is told again."""
+    with common.work() as work:
+        controlling.resume(work.session, campaign, actor=work.actor)
+        document = report(work.session, campaign)
+    _show(document, as_json)
+
+
+@app.command()
+def cancel(campaign: CampaignId, reason: _Reason, as_json: common.Json = False) -> None:
+    """End a campaign for good: who was told stays told, nobody else will be."""
+    with common.work() as work:
+        controlling.cancel(work.session, campaign, actor=work.actor, reason=reason, now=work.now)
+        document = report(work.session, campaign)
+    _show(document, as_json)
+
+
+@app.command()
+def watch(
+    campaign: CampaignId,
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.05)] = 1.0,
+    as_json: common.Json = False,
+) -> None:
+    """Watch a campaign until it is completed or cancelled. Ctrl-C stops the watching, not the campaign."""
+    console = Console(stderr=True)
+    with common.database() as (database, _):
+        document = _look(database, campaign)
+        if document["state"] in _NOT_STARTED:
+            raise ConflictError(f"Campaign {campaign} is {document['state']}. {document['next']}")
+        try:
+            with Live(_picture(document), console=console, refresh_per_second=4) as live:
+                while document["state"] not in _ENDED:
+                    threading.Event().wait(every)
+                    document = _look(database, campaign)
+                    live.update(_picture(document))
+        except KeyboardInterrupt:
+            console.print("No longer watching; the campaign goes on.")
+    if as_json:
+        _show(document, as_json)
+
+
+# --- what is said about a campaign -----------------------------------------------------------------------
+
+
+def report(session: Session, campaign_id: int) -> dict[str, Any]:
+    """Everything `campaign show` says. Raises NotFoundError."""
+    campaign = session.get(Campaign, campaign_id, populate_existing=True)
+    if campaign is None:
+        raise NotFoundError(f"There is no campaign {campaign_id}.")
+    doctor = session.get_one(Doctor, campaign.doctor_id)
+    incident = session.get_one(Incident, campaign.incident_id)
+    patients = store.outcome_counts(session, campaign_id)
+    deliveries = store.delivery_counts(session, campaign_id)
+    twice = select(func.count()).where(Delivery.campaign_id == campaign_id, Delivery.possibly_twice)
+    reasons = (
+        select(Patient.outcome_reason, func.count())
+        .where(Patient.campaign_id == campaign_id, Patient.outcome == Outcome.UNREACHED)
+        .group_by(Patient.outcome_reason)
+    )
+    return _head(campaign, doctor, incident) | {
+        "plan": campaign.plan,
+        "notice_hash": campaign.notice_hash.hex() if campaign.notice_hash else None,
+        **common.columns_of(campaign, "approved_at", "approved_by", "created_at"),
+        "patients": patients,
+        "unreached": {str(reason): count for reason, count in session.execute(reasons)},
+        "deliveries": deliveries,
+        "possibly_twice": session.scalar(twice),
+        "next": next_step(campaign.id, State(campaign.state), campaign.reason, patients, deliveries),
+    }
+
+
+def next_step(
+    number: int,
+    state: State,
+    reason: str | None,
+    patients: Mapping[str, int],
+    deliveries: Mapping[str, Mapping[str, int]],
+) -> str:
+    """What a person should do now, in one sentence."""
+    quarantined = sum(states["quarantined"] for states in deliveries.values())
+    match state:
+        case State.DRAFT if not patients["imported"]:
+            return f"Import the doctor's list: notifier patients import {number} FILE"
+        case State.DRAFT | State.READY:
+            return f"Look at the notice, then approve it by its hash: notifier campaign preview {number}"
+        case State.APPROVED:
+            return f"Start it: notifier campaign start {number}"
+        case State.PAUSED:
+            return f"Paused ({reason or 'no reason given'}): resume it with notifier campaign resume {number}"
+        case State.SENDING | State.COMPLETED if quarantined:
+            return (
+                f"Look at what is set aside ({quarantined}): notifier delivery list {number} --state quarantined"
+            )
+        case State.SENDING:
+            return f"Nothing: it is sending. Watch it: notifier campaign watch {number}"
+        case _ if patients["unreached"]:
+            return (
+                f"Reach those who were not told ({patients['unreached']}) by letter or call: "
+                f"notifier patients list {number} --outcome unreached"
+            )
+        case _:
+            return "Nothing: every patient has an outcome."
+
+
+def _head(campaign: Campaign, doctor: Doctor, incident: Incident) -> dict[str, Any]:
+    return {
+        "id": campaign.id,
+        "incident": incident.reference,
+        "doctor": doctor.reference,
+        "doctor_name": doctor.name,
+        **common.columns_of(campaign, "state", "reason", "started_at", "completed_at"),
+    }
+
+
+def _preview(draft: Draft, name: str, language: str | None, variant: Variant | None) -> dict[str, Any]:
+    wanted = dict.fromkeys(
+        (notice.language, notice.variant)
+        for notice in draft.composed.notices
+        if language in (None, notice.language) and variant in (None, notice.variant)
+    )
+    if not wanted:
+        raise InputError(
+            f"No patient of campaign {draft.campaign.id} needs a notice in {language or 'any language'}"
+            + (f", variant {variant}." if variant else ".")
+        )
+    approved = draft.campaign.notice_hash
+    return {
+        "campaign": draft.campaign.id,
+        "state": draft.campaign.state,
+        "hash": draft.hash,
+        "approved_hash": approved.hex() if approved else None,
+        "missing": [_gap(gap) for gap in draft.composed.missing],
+        "warnings": [_gap(gap) for gap in draft.composed.warnings],
+        "previews": [asdict(text) for key in wanted for text in draft.preview(name, *key)],
+    }
+
+
+def _gap(gap: Gap) -> dict[str, Any]:
+    names = ("part", "channel", "language", "variant", "problem")
+    return common.columns_of(gap, *names) | {"words": gap.words.get("en", gap.part)}
+
+
+def _ask(question: str, as_json: bool) -> None:
+    """Raises InputError where nobody can answer, ConflictError where the answer is no."""
+    if as_json:
+        raise InputError("With --json nobody is asked: add --yes.")
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort as error:
+        raise InputError("Nobody is there to answer: add --yes.") from error
+    if not agreed:
+        raise ConflictError("Nothing was approved.")
+
+
+def _show(document: Mapping[str, Any], as_json: bool) -> None:
+    def show(out: Console) -> None:
+        nested = ("patients", "unreached", "deliveries", "next")
+        out.print(common.facts("campaign", {name: document[name] for name in document if name not in nested}))
+        out.print(_people(document))
+        for channel, states in document["deliveries"].items():
+            if counts := {state: count for state, count in states.items() if count}:
+                out.print(Text(f"{channel}: {common.in_words(counts)}"))
+        out.print(Text(f"Next: {document['next']}"), soft_wrap=True)
+
+    common.emit(document, as_json, show)
+
+
+def _people(document: Mapping[str, Any]) -> Any:
+    patients = dict(document["patients"])
+    if document["unreached"]:
+        patients["of the unreached"] = document["unreached"]
+    return common.facts("patients", patients)
+
+
+def _look(database: store.Database, campaign: int) -> dict[str, Any]:
+    with common.transaction(database) as session:
+        return report(session, campaign)
+
+
+def _picture(document: Mapping[str, Any]) -> Group:
+    patients = document["patients"]
+    settled = patients["imported"] - patients["on_the_way"]
+    title = f"Campaign {document['id']} ({document['doctor_name']}): {document['state']}"
+    return Group(
+        Text(title, style="bold"),
+        ProgressBar(total=max(patients["imported"], 1), completed=settled, width=60),
+        _people(document),
+        Text(document["next"]),
+    )

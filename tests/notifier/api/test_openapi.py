@@ -1,0 +1,57 @@
+"""The description of the API is valid, complete and true."""
+
+from __future__ import annotations
+
+import re
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from openapi_spec_validator import validate
+
+from notifier.api.problems import MEDIA_TYPE
+
+
+def test_the_document_is_valid_and_served_without_a_key(app: FastAPI) -> None:
+    document = TestClient(app).get("/openapi.json").json()
+    validate(document)
+    assert document == app.openapi()
+
+
+def test_every_operation_is_described(app: FastAPI) -> None:
+    document = app.openapi()
+    names = []
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            where = f"{method} {path}"
+            names.append(operation["operationId"])
+            assert re.fullmatch(r"[a-z]+(_[a-z]+)*", operation["operationId"]), where
+            assert operation["tags"], where
+            assert operation["summary"], where
+            assert operation["description"], where
+            guarded = path.startswith("/api/")
+            assert (operation.get("security") == [{"ApiKey": []}]) == guarded, where
+            assert ("401" in operation["responses"]) == guarded, where
+            for status, answer in operation["responses"].items():
+                if status >= "400":
+                    assert list(answer["content"]) == [MEDIA_TYPE], f"{where} {status}"
+    assert len(set(names)) == len(names)
+
+
+def test_every_creating_or_acting_post_takes_an_idempotency_key(app: FastAPI) -> None:
+    for path, operations in app.openapi()["paths"].items():
+        if path.startswith("/api/") and "post" in operations:
+            headers = [one["name"] for one in operations["post"]["parameters"] if one["in"] == "header"]
+            assert headers == ["Idempotency-Key"], path
+
+
+def test_no_schema_has_a_name_made_for_python(app: FastAPI) -> None:
+    names = set(app.openapi()["components"]["schemas"])
+    assert not [name for name in names if "__" in name or "-" in name]
+    assert {"CampaignState", "DeliveryState", "Problem"} <= names
+
+
+def test_nothing_is_loaded_from_elsewhere(app: FastAPI) -> None:
+    client = TestClient(app)
+    for path in ("/docs", "/redoc", "/"):
+        assert client.get(path).status_code == 404
+    assert client.get("/openapi.json").headers["content-security-policy"].startswith("default-src 'none'")

@@ -1,0 +1,82 @@
+"""Cursors: every row once, in order, whatever is added meanwhile."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from fastapi.testclient import TestClient
+
+from notifier.settings import Settings
+from notifier.store import Database
+from tests.factories import make_campaign, person
+from tests.notifier.api.conftest import World
+
+
+def walk(client: TestClient, path: str, limit: int) -> list[int]:
+    seen: list[int] = []
+    cursor = None
+    while True:
+        answer = client.get(path, params={"limit": limit} | ({"cursor": cursor} if cursor else {}))
+        assert answer.status_code == 200, answer.text
+        items = answer.json()["items"]
+        assert 0 < len(items) <= limit
+        seen += [item["id"] for item in items]
+        cursor = answer.json()["next"]
+        if cursor is None:
+            return seen
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 14, 200])
+def test_a_walk_sees_every_row_once(
+    limit: int, operations: TestClient, database: Database, current: Settings
+) -> None:
+    campaign = make_campaign(database, current, [person(number) for number in range(14)])
+    seen = walk(operations, f"/api/v1/campaigns/{campaign}/patients", limit)
+    assert seen == sorted(set(seen))
+    assert len(seen) == 14
+
+
+def test_rows_added_meanwhile_come_at_the_end(operations: TestClient, world: World) -> None:
+    first = operations.get("/api/v1/incidents?limit=1").json()
+    assert first["next"] is None
+    for reference in ("b", "c"):
+        operations.post("/api/v1/incidents", json={"reference": reference, "profile": "eu-gdpr-fr"})
+    page = operations.get("/api/v1/incidents?limit=1").json()
+    operations.post("/api/v1/incidents", json={"reference": "d", "profile": "eu-gdpr-fr"})
+    rest = operations.get("/api/v1/incidents", params={"cursor": page["next"]}).json()
+    assert [item["reference"] for item in page["items"] + rest["items"]] == ["incident-1", "b", "c", "d"]
+
+
+def test_every_listing_is_walked_in_order(operations: TestClient, world: World) -> None:
+    for path in ("campaigns", "doctors", "deliveries", "keys", f"campaigns/{world.mine}/lists"):
+        whole = [item["id"] for item in operations.get(f"/api/v1/{path}").json()["items"]]
+        assert walk(operations, f"/api/v1/{path}", 1) == whole == sorted(whole), path
+
+
+def cursor(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "x",
+        "!!!!",
+        "é",
+        cursor("doctors:1"),
+        cursor("campaigns:-1"),
+        cursor("campaigns:²"),
+        cursor("campaigns:" + "9" * 30),
+        "",
+    ],
+)
+def test_a_cursor_of_another_make_is_refused(wrong: str, operations: TestClient) -> None:
+    answer = operations.get("/api/v1/campaigns", params={"cursor": wrong})
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("limit", ["0", "201", "-1", "ten", "1e2"])
+def test_a_limit_outside_the_bounds_is_refused(limit: str, operations: TestClient) -> None:
+    assert operations.get("/api/v1/campaigns", params={"limit": limit}).status_code == 422

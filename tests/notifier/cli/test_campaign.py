@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from notifier.cli.campaign import next_step
+from notifier.states import Campaign as State
+from notifier.store import Database
+from tests.factories import HEADER, person
+from tests.notifier.cli.conftest import Cli
+
+REPORT = {
+    "id", "incident", "doctor", "doctor_name", "state", "reason", "started_at", "completed_at", "plan",
+    "notice_hash", "approved_at", "approved_by", "created_at", "patients", "unreached", "deliveries",
+    "possibly_twice", "next",
+}  # fmt: skip
+SIX = {"imported", "excluded", "merged", "informed", "on_the_way", "unreached"}
+
+
+def adds_up(patients: dict[str, int]) -> bool:
+    return patients["imported"] == sum(patients[name] for name in SIX - {"imported"})
+
+
+def settle_everybody(database: Database) -> None:
+    with database.staff() as session:
+        session.execute(text("UPDATE patient SET outcome = 'informed' WHERE outcome = 'on_the_way'"))
+        session.execute(text("UPDATE campaign SET state = 'completed'"))
+
+
+def test_a_campaigns_whole_life_by_commands(cli: Cli, files: Path) -> None:
+    opened = cli.json("incident", "create", files / "incident.json")
+    assert set(opened) == {"id", "reference", "profile", "created_at", "facts"}
+    assert cli.json("doctor", "import", files / "doctors.json")["unchanged"] == 0
+
+    draft = cli.json("campaign", "create", "breach-1", "D0001")
+    assert set(draft) == REPORT
+    assert (draft["state"], draft["patients"]["imported"]) == ("draft", 0)
+    number = draft["id"]
+    assert draft["next"] == f"Import the doctor's list: notifier patients import {number} FILE"
+
+    imported = cli.json("patients", "import", number, files / "list.csv")
+    assert {name: imported[name] for name in ("new", "rows", "accepted", "merged", "refused")} == {
+        "new": True, "rows": 3, "accepted": 3, "merged": 0, "refused": 0,
+    }  # fmt: skip
+
+    preview = cli.json("campaign", "preview", number, "--name", "Alix Essai")
+    assert preview["missing"] == []
+    assert {text["channel"] for text in preview["previews"]} == {"email", "sms"}
+    assert any("Alix Essai" in text["text"] for text in preview["previews"])
+
+    approved = cli.json("campaign", "approve", number, "--hash", preview["hash"], "--yes")
+    assert (approved["state"], approved["notice_hash"]) == ("approved", preview["hash"])
+    assert approved["approved_by"].startswith("cli:")
+
+    started = cli.json("campaign", "start", number)
+    assert set(started) == REPORT | {"deliveries_made"}
+    assert (started["state"], started["deliveries_made"]) == ("sending", 2)
+    assert started["deliveries"]["email"]["pending"] == 2
+    assert started["unreached"] == {"no_contact": 1}
+    assert set(started["patients"]) == SIX
+    assert adds_up(started["patients"])
+
+    paused = cli.json("campaign", "pause", number, "--reason", "a doubt")
+    assert (paused["state"], paused["reason"]) == ("paused", "a doubt")
+    assert cli.json("campaign", "resume", number)["state"] == "sending"
+    ended = cli.json("campaign", "cancel", number, "--reason", "the list is wrong")
+    assert ended["state"] == "cancelled"
+    assert ended["deliveries"]["email"]["cancelled"] == 2
+    assert adds_up(ended["patients"])
+
+    acts = [entry["action"] for entry in cli.json("journal", "list", "--subject", f"campaign:{number}")["entries"]]
+    assert acts == [
+        "campaign.cancel", "campaign.resume", "campaign.pause", "campaign.start", "campaign.approve",
+        "campaign.ready", "campaign.import", "campaign.create",
+    ]  # fmt: skip
+
+
+def test_a_person_sees_the_numbers_and_the_next_step(cli: Cli, sending: int) -> None:
+    shown = cli.run("campaign", "show", sending)
+    for words in (
+        "on the way",
+        "unreached",
+        "no contact: 1",
+        "email: pending: 2",
+        "Next: Nothing: it is sending.",
+    ):
+        assert words in shown.replace("no_contact", "no contact")
+    listed = cli.run("campaign", "list", "--state", "sending", "--incident", "breach-1")
+    assert "D0001" in listed
+    assert cli.json("campaign", "list", "--state", "draft") == {"campaigns": []}
+
+
+def test_the_preview_shows_every_text_that_will_be_sent(cli: Cli, campaign: int, files: Path) -> None:
+    english = files / "english.csv"
+    english.write_text("\n".join([HEADER, person(9, langue="en"), ""]), encoding="utf-8")
+    cli.run("patients", "import", campaign, english)
+    shown = cli.run("campaign", "preview", campaign)
+    for heading in ("email, fr, standard", "sms, fr, standard", "email, en, standard", "sms, en, standard"):
+        assert heading in shown
+    assert f"Hash of this text: {cli.json('campaign', 'preview', campaign)['hash']}" in shown
+    only = cli.json("campaign", "preview", campaign, "--language", "en")["previews"]
+    assert {text["language"] for text in only} == {"en"}
+    assert "needs a notice in de" in cli.error("campaign", "preview", campaign, "--language", "de")
+
+
+def test_a_change_after_approval_shows_in_the_preview(cli: Cli, sending: int, files: Path) -> None:
+    before = cli.json("campaign", "preview", sending)
+    assert before["hash"] == before["approved_hash"]
+    assert "This text is approved" in cli.run("campaign", "preview", sending)
+    facts = json.loads((files / "incident.json").read_text(encoding="utf-8"))["facts"]
+    facts["breach_on"] = "2026-09-15"
+    cli.run("incident", "facts", "breach-1", "-", stdin=json.dumps(facts))
+    after = cli.json("campaign", "preview", sending)
+    assert after["approved_hash"] == before["hash"] != after["hash"]
+    assert "another text" in cli.run("campaign", "preview", sending)
+
+
+def test_an_approval_needs_the_hash_of_the_text_and_a_yes(cli: Cli, campaign: int) -> None:
+    seen = cli.json("campaign", "preview", campaign)["hash"]
+    assert "no longer the one" in cli.error("campaign", "approve", campaign, "--hash", "00" * 32, "--yes")
+    assert "--yes" in cli.json("campaign", "approve", campaign, "--hash", seen, code=1)["error"]
+    cli.run("campaign", "approve", campaign, "--hash", seen, code=1, stdin="n\n")
+    assert "Approve this text for the 2 patients" in cli.stderr
+    cli.run("campaign", "approve", campaign, "--hash", seen, code=1, stdin="")
+    assert "add --yes" in cli.stderr
+    assert cli.json("campaign", "show", campaign)["state"] == "draft"
+    cli.run("campaign", "approve", campaign, "--hash", seen, stdin="y\n")
+    assert cli.json("campaign", "show", campaign)["state"] == "approved"
+
+
+def test_an_incomplete_notice_names_what_is_missing(cli: Cli, campaign: int) -> None:
+    cli.run("incident", "facts", "breach-1", "-", stdin="{}")
+    preview = cli.json("campaign", "preview", campaign)
+    assert {"part", "channel", "language", "variant", "problem", "words"} == set(preview["missing"][0])
+    refused = cli.json("campaign", "approve", campaign, "--hash", preview["hash"], "--yes", code=1)
+    assert set(refused) == {"error", "missing"}
+    assert set(refused["missing"][0]) == {"part", "channel", "language"}
+    line = cli.error("campaign", "approve", campaign, "--hash", preview["hash"], "--yes")
+    assert line.startswith("The notice is not complete: ")
+    assert "missing" in cli.run("campaign", "preview", campaign)
+
+
+def test_nothing_starts_without_approval(cli: Cli, campaign: int) -> None:
+    assert "only an approved campaign can be started" in cli.error("campaign", "start", campaign)
+    assert cli.json("campaign", "show", campaign)["state"] == "draft"
+
+
+def test_watching_ends_when_the_campaign_does(cli: Cli, sending: int, database: Database) -> None:
+    ending = threading.Timer(0.3, settle_everybody, [database])
+    ending.start()
+    document = cli.json("campaign", "watch", sending, "--every", "0.05")
+    ending.join()
+    assert (document["state"], document["patients"]["on_the_way"]) == ("completed", 0)
+    assert "Camille Exemple1): completed" in cli.stderr
+
+
+def test_a_campaign_that_is_not_started_cannot_be_watched(cli: Cli, campaign: int) -> None:
+    assert f"Campaign {campaign} is draft." in cli.error("campaign", "watch", campaign)
+
+
+@pytest.mark.parametrize(
+    ("state", "patients", "quarantined", "expected"),
+    [
+        (State.DRAFT, {"imported": 0}, 0, "Import"),
+        (State.DRAFT, {"imported": 9}, 0, "preview 7"),
+        (State.READY, {"imported": 9}, 0, "preview 7"),
+        (State.APPROVED, {"imported": 9}, 0, "start 7"),
+        (State.SENDING, {"imported": 9}, 0, "watch 7"),
+        (State.SENDING, {"imported": 9}, 2, "--state quarantined"),
+        (State.PAUSED, {"imported": 9}, 0, "Paused (a doubt)"),
+        (State.COMPLETED, {"imported": 9, "unreached": 3}, 0, "not told (3)"),
+        (State.COMPLETED, {"imported": 9, "unreached": 0}, 0, "every patient has an outcome"),
+        (State.CANCELLED, {"imported": 9, "unreached": 9}, 0, "--outcome unreached"),
+    ],
+)
+def test_each_state_has_a_next_step(
+    state: State, patients: dict[str, int], quarantined: int, expected: str
+) -> None:
+    deliveries = {"email": {"quarantined": quarantined}, "sms": {"quarantined": 0}}
+    assert expected in next_step(7, state, "a doubt", patients, deliveries)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import text
+
+from notifier.models import Attempt, Delivery, Receipt
+from notifier.store import Database
+from tests.notifier.cli.conftest import Cli
+
+CANARY = "canary.person@example.org"
+
+
+def live_through(database: Database) -> int:
+    """The life of one delivery: refused for now, accepted by a server that repeats the address, delivered."""
+    with database.staff() as session:
+        delivery = session.query(Delivery).order_by(Delivery.id).first()
+        assert delivery is not None
+        hour = [datetime(2026, 11, 25, hour, tzinfo=UTC) for hour in range(9, 14)]
+        common = {"delivery_id": delivery.id, "doctor_id": delivery.doctor_id, "provider": "smtp"}
+        session.add_all(
+            [
+                Attempt(
+                    **common, fence=1, notice_id=1, started_at=hour[0], ended_at=hour[1], outcome="refused",
+                    code="smtp_451_4.7.1", raw_sealed=b"sealed",
+                ),
+                Attempt(
+                    **common, fence=2, notice_id=1, started_at=hour[2], ended_at=hour[3], outcome="accepted",
+                    code="accepted", provider_message_id=f"2.1.5 <{CANARY}> queued",
+                ),
+                Receipt(
+                    **common, campaign_id=delivery.campaign_id, event="delivered", code="delivered",
+                    event_at=hour[4], provider_message_id="1511882900176220", body_sealed=b"sealed",
+                    dedup=b"1", applied_at=hour[4], effect="delivered",
+                ),
+            ]
+        )  # fmt: skip
+        session.flush()
+        session.execute(
+            text(
+                "UPDATE delivery SET state = 'delivered', due_at = NULL, tries = 2, created_at = :at WHERE id = :id"
+            ),
+            {"id": delivery.id, "at": datetime(2026, 11, 25, 8, tzinfo=UTC)},
+        )
+        return delivery.id
+
+
+def test_deliveries_are_listed_by_state_and_channel(cli: Cli, sending: int, database: Database) -> None:
+    number = live_through(database)
+    document = cli.json("delivery", "list", sending)
+    assert set(document) == {"deliveries", "next"}
+    assert set(document["deliveries"][0]) == {
+        "id", "channel", "language", "variant", "state", "reason", "tries", "possibly_twice", "due_at",
+    }  # fmt: skip
+    delivered = cli.json("delivery", "list", sending, "--state", "delivered", "--channel", "email")
+    assert [row["id"] for row in delivered["deliveries"]] == [number]
+    assert cli.json("delivery", "list", sending, "--channel", "sms")["deliveries"] == []
+    first = cli.json("delivery", "list", sending, "--limit", 1)
+    assert len(cli.json("delivery", "list", sending, "--after", first["next"])["deliveries"]) == 1
+    assert "--channel email --after" in cli.run("delivery", "list", sending, "--channel", "email", "--limit", 1)
+    assert cli.error("delivery", "list", 99) == "There is no campaign 99."
+
+
+def test_a_delivery_shows_its_whole_life_in_order(cli: Cli, sending: int, database: Database) -> None:
+    document = cli.json("delivery", "show", live_through(database))
+    assert [(step["what"], step["code"]) for step in document["history"]] == [
+        ("created", None),
+        ("try 1: handed to smtp", None),
+        ("try 1: refused", "smtp_451_4.7.1"),
+        ("try 2: handed to smtp", None),
+        ("try 2: accepted", "accepted"),
+        ("receipt of smtp: delivered, changes it to delivered", "delivered"),
+    ]
+    assert [one["row"] for one in document["patients"]] == [2]
+    assert [one["fence"] for one in document["attempts"]] == [1, 2]
+    assert document["receipts"][0]["provider_message_id"] == "1511882900176220"
+
+
+def test_what_is_due_stands_last(cli: Cli, sending: int) -> None:
+    (first, _) = cli.json("delivery", "list", sending)["deliveries"]
+    assert cli.json("delivery", "show", first["id"])["history"][-1]["what"] == "due (pending)"
+    assert "due (pending)" in cli.run("delivery", "show", first["id"])
+
+
+def test_a_servers_words_that_name_the_person_are_not_shown(cli: Cli, sending: int, database: Database) -> None:
+    number = live_through(database)
+    assert cli.json("delivery", "show", number)["attempts"][1]["provider_message_id"] is None
+    cli.run("delivery", "show", number)
+    assert CANARY not in "".join(cli.said)
+    assert cli.error("delivery", "show", 99_999) == "There is no delivery 99999."

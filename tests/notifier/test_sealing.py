@@ -1,0 +1,69 @@
+"""Sealed values open only with their own key, purpose and campaign; erasing the data key erases the people."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notifier.errors import SealingError, SettingsError
+from notifier.sealing import BLIND_BYTES, MasterKey
+
+MASTER = MasterKey(bytes(range(32)))
+KEY = MASTER.open_data_key(MASTER.new_data_key(1), 1)
+
+
+@given(st.binary(max_size=500), st.binary(max_size=20))
+def test_what_is_sealed_opens_again_and_never_looks_the_same_twice(value: bytes, purpose: bytes):
+    sealed = KEY.seal(value, purpose)
+    assert KEY.open(sealed, purpose) == value
+    assert sealed != KEY.seal(value, purpose)
+    assert len(value) < 8 or value not in sealed
+
+
+@given(st.binary(min_size=1, max_size=50), st.integers(0, 10_000))
+def test_an_altered_byte_is_noticed(value: bytes, position: int):
+    sealed = bytearray(KEY.seal(value, b"p"))
+    sealed[position % len(sealed)] ^= 1
+    with pytest.raises(SealingError):
+        KEY.open(bytes(sealed), b"p")
+
+
+def test_a_value_opens_for_no_other_purpose_campaign_or_master_key():
+    sealed = KEY.seal(b"value", b"contact.value")
+    with pytest.raises(SealingError):
+        KEY.open(sealed, b"patient.identity")
+    with pytest.raises(SealingError):
+        MASTER.open_data_key(MASTER.new_data_key(2), 2).open(sealed, b"contact.value")
+    wrapped = MASTER.new_data_key(1)
+    with pytest.raises(SealingError, match="campaign 2"):
+        MASTER.open_data_key(wrapped, 2)
+    with pytest.raises(SealingError, match="NOTIFIER_MASTER_KEY"):
+        MasterKey(bytes(32)).open_data_key(wrapped, 1)
+
+
+def test_an_erased_data_key_says_so():
+    with pytest.raises(SealingError, match="erased"):
+        MASTER.open_data_key(None, 1)
+
+
+def test_the_blind_index_is_equal_for_equal_values_of_one_campaign_only():
+    other = MASTER.open_data_key(MASTER.new_data_key(2), 2)
+    assert KEY.blind(b"a@example.org") == KEY.blind(b"a@example.org")
+    assert KEY.blind(b"a@example.org") != KEY.blind(b"b@example.org")
+    assert KEY.blind(b"a@example.org") != other.blind(b"a@example.org")
+    assert len(KEY.blind(b"")) == BLIND_BYTES
+
+
+def test_a_reference_is_signed_and_a_changed_one_is_refused():
+    signature = MASTER.sign("delivery", "17")
+    assert MASTER.check("delivery", "17", signature)
+    assert not MASTER.check("delivery", "18", signature)
+    assert not MASTER.check("receipt", "17", signature)
+    assert not MASTER.check("delivery", "17", signature[:-1])
+    assert not MASTER.check("delivery", "17", "é")
+
+
+def test_a_key_of_the_wrong_length_is_refused():
+    with pytest.raises(SettingsError, match="32 bytes"):
+        MasterKey(b"short")
