@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, Group
@@ -15,14 +15,16 @@ from rich.text import Text
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from notifier import acts, controlling, store
-from notifier.acts import Draft
+from notifier import controlling, store
 from notifier.cli import common
 from notifier.errors import ConflictError, InputError, NotFoundError
 from notifier.models import Campaign, Delivery, Doctor, Incident, Patient
-from notifier.notices import Gap
 from notifier.states import Campaign as State
 from notifier.states import Outcome, Variant
+
+if TYPE_CHECKING:
+    from notifier.acts import Draft
+    from notifier.notices import Gap
 
 app = typer.Typer(no_args_is_help=True, help="One doctor's campaign: preview, approve, start, pause, watch.")
 
@@ -87,6 +89,9 @@ def preview(
     as_json: common.Json = False,
 ) -> None:
     """Show the notice as it stands, every text its patients need, what is missing, and the hash to approve."""
+    # Here and below: the steps behind it take half a second to import, which `show` and `list` do without.
+    from notifier import acts
+
     with common.work() as work:
         draft = acts.draft(work.session, work.settings, campaign)
     document = _preview(draft, name, language, variant)
@@ -125,6 +130,8 @@ def approve(
     as_json: common.Json = False,
 ) -> None:
     """Freeze the text that was previewed, as the only one this campaign can send."""
+    from notifier import acts
+
     with common.database() as (database, settings):
         if not yes:
             with common.transaction(database) as session:
@@ -139,6 +146,8 @@ def approve(
 @app.command()
 def start(campaign: CampaignId, as_json: common.Json = False) -> None:
     """Start sending an approved campaign."""
+    from notifier import acts
+
     with common.work() as work:
         made = acts.start(work.session, campaign, actor=work.actor, now=work.now)
         document = report(work.session, campaign) | {"deliveries_made": made}

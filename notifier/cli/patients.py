@@ -49,6 +49,7 @@ def import_(
                 now=work.now,
                 progress=progress,
             )
+            progress(list_file.rows)
         problems = work.session.scalar(
             select(func.count()).select_from(ListProblem).where(ListProblem.list_file_id == list_file.id)
         )
@@ -142,7 +143,7 @@ def _progress(file: Path, as_json: bool) -> Iterator[Callable[[int], None]]:
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed or 0:,.0f} rows/s")
+            return Text(f"{task.completed / task.elapsed if task.elapsed else 0:,.0f} rows/s")
 
     err = Console(stderr=True)
     watched = err.is_terminal and not as_json

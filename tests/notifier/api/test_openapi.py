@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from openapi_spec_validator import validate
 
+from notifier.api import create_app
 from notifier.api.problems import MEDIA_TYPE
+from tests.factories import make_settings
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    """Needs no database to be described."""
+    return create_app(make_settings("postgresql://nobody@127.0.0.1:1/none"))
 
 
 def test_the_document_is_valid_and_served_without_a_key(app: FastAPI) -> None:

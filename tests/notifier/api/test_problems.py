@@ -20,10 +20,11 @@ from tests.notifier.api.conftest import World, count
 from tests.notifier.api.test_access import DOCTOR
 
 BIG = 2**63
+FACTLESS = {"reference": "a", "profile": "eu-gdpr-fr"}
 
 
-def check_problem(answer: Any, status: int) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
+def check_problem(answer: Any, status: int, what: str = "") -> dict[str, Any]:
+    assert answer.status_code == status, f"{what}: {answer.text}"
     assert answer.headers["content-type"] == "application/problem+json"
     said: dict[str, Any] = answer.json()
     assert said["status"] == status
@@ -34,53 +35,59 @@ def check_problem(answer: Any, status: int) -> dict[str, Any]:
     return said
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "send", "status"),
-    [
-        ("GET", "/nothing", {}, 404),
-        ("GET", "/api/v1/campaigns/", {}, 404),
-        ("GET", "/docs", {}, 404),
-        ("GET", "/api/v1/campaigns/999", {}, 404),
-        ("GET", "/api/v1/patients/999", {}, 404),
-        ("GET", "/api/v1/lists/999/problems", {}, 404),
-        ("GET", "/api/v1/campaigns/999/preview", {}, 404),
-        ("GET", "/api/v1/campaigns/999/patients", {}, 404),
-        ("GET", f"/api/v1/campaigns/{BIG}", {}, 422),
-        ("GET", "/api/v1/campaigns/0", {}, 422),
-        ("GET", "/api/v1/campaigns/one", {}, 422),
-        ("DELETE", "/api/v1/campaigns", {}, 405),
-        ("POST", "/api/v1/incidents", {"content": b"{", "headers": {"Content-Type": "application/json"}}, 422),
-        (
-            "POST",
-            "/api/v1/incidents",
-            {"content": b"\xff{}", "headers": {"Content-Type": "application/json"}},
-            400,
-        ),
-        ("POST", "/api/v1/incidents", {"content": b"a=b"}, 422),
-        ("POST", "/api/v1/incidents", {"json": {"reference": "a", "profile": "p", "unknown": 1}}, 422),
-        ("POST", "/api/v1/incidents", {"json": {"reference": "", "profile": "eu-gdpr-fr"}}, 422),
-        ("POST", "/api/v1/incidents", {"json": {"reference": "a\x00", "profile": "eu-gdpr-fr"}}, 422),
-        ("POST", "/api/v1/incidents", {"json": {"reference": "a", "profile": "../x"}}, 422),
-        (
-            "POST",
-            "/api/v1/incidents",
-            {"json": {"reference": "a", "profile": "eu-gdpr-fr", "facts": {"x": 1}}},
-            422,
-        ),
-        ("POST", "/api/v1/incidents", {"json": {"reference": "a" * MAX_JSON_BYTES, "profile": "p"}}, 413),
-        ("POST", "/api/v1/campaigns", {"json": {"incident": 999, "doctor": 1}}, 404),
-        ("POST", "/api/v1/campaigns", {"json": {"incident": BIG, "doctor": 1}}, 422),
-        ("PUT", "/api/v1/holds/everybody", {"json": {"reason": "x"}}, 422),
-        ("PUT", "/api/v1/holds/everything", {"json": {"reason": " "}}, 422),
-        ("PUT", "/api/v1/holds/everything", {"json": {"reason": "x", "until": "2026-12-01T00:00:00"}}, 422),
-        ("POST", "/api/v1/campaigns/999/lists", {"files": {"file": b"email\n"}}, 404),
-    ],
-)
-def test_a_wrong_request_gets_a_problem(
-    method: str, path: str, send: dict[str, Any], status: int, operations: TestClient, database: Database
-) -> None:
+WRONG: list[tuple[str, str, dict[str, Any], int]] = [
+    ("GET", "/nothing", {}, 404),
+    ("GET", "/api/v1/campaigns/", {}, 404),
+    ("GET", "/docs", {}, 404),
+    ("GET", "/api/v1/campaigns/999", {}, 404),
+    ("GET", "/api/v1/patients/999", {}, 404),
+    ("GET", "/api/v1/lists/999/problems", {}, 404),
+    ("GET", "/api/v1/campaigns/999/preview", {}, 404),
+    ("GET", "/api/v1/campaigns/999/patients", {}, 404),
+    ("GET", f"/api/v1/campaigns/{BIG}", {}, 422),
+    ("GET", "/api/v1/campaigns/0", {}, 422),
+    ("GET", "/api/v1/campaigns/one", {}, 422),
+    ("DELETE", "/api/v1/campaigns", {}, 405),
+    ("POST", "/api/v1/incidents", {"content": b"{", "headers": {"Content-Type": "application/json"}}, 422),
+    (
+        "POST",
+        "/api/v1/incidents",
+        {"content": b"\xff{}", "headers": {"Content-Type": "application/json"}},
+        400,
+    ),
+    ("POST", "/api/v1/incidents", {"content": b"a=b"}, 422),
+    (
+        "POST",
+        "/api/v1/incidents",
+        {"content": b"[" * 100_000, "headers": {"Content-Type": "application/json"}},
+        400,
+    ),
+    ("POST", "/api/v1/incidents", {"json": FACTLESS | {"facts": {"what_happened": {"fr": "a\x00"}}}}, 422),
+    ("POST", "/api/v1/incidents", {"json": FACTLESS | {"facts": {"what_happened": {"fr": "a\ud800"}}}}, 422),
+    ("POST", "/api/v1/incidents", {"json": {"reference": "a", "profile": "p", "unknown": 1}}, 422),
+    ("POST", "/api/v1/incidents", {"json": {"reference": "", "profile": "eu-gdpr-fr"}}, 422),
+    ("POST", "/api/v1/incidents", {"json": {"reference": "a\x00", "profile": "eu-gdpr-fr"}}, 422),
+    ("POST", "/api/v1/incidents", {"json": {"reference": "a", "profile": "../x"}}, 422),
+    (
+        "POST",
+        "/api/v1/incidents",
+        {"json": {"reference": "a", "profile": "eu-gdpr-fr", "facts": {"x": 1}}},
+        422,
+    ),
+    ("POST", "/api/v1/incidents", {"json": {"reference": "a" * MAX_JSON_BYTES, "profile": "p"}}, 413),
+    ("POST", "/api/v1/campaigns", {"json": {"incident": 999, "doctor": 1}}, 404),
+    ("POST", "/api/v1/campaigns", {"json": {"incident": BIG, "doctor": 1}}, 422),
+    ("PUT", "/api/v1/holds/everybody", {"json": {"reason": "x"}}, 422),
+    ("PUT", "/api/v1/holds/everything", {"json": {"reason": " "}}, 422),
+    ("PUT", "/api/v1/holds/everything", {"json": {"reason": "x", "until": "2026-12-01T00:00:00"}}, 422),
+    ("POST", "/api/v1/campaigns/999/lists", {"files": {"file": b"email\n"}}, 404),
+]
+
+
+def test_a_wrong_request_gets_a_problem_and_changes_nothing(operations: TestClient, database: Database) -> None:
     before = count(database, "journal")
-    check_problem(operations.request(method, path, **send), status)
+    for method, path, send, status in WRONG:
+        check_problem(operations.request(method, path, **send), status, f"{method} {path} {str(send)[:80]}")
     assert count(database, "journal") == before
 
 
@@ -89,25 +96,24 @@ def test_a_request_that_is_not_understood_names_each_field(operations: TestClien
     assert {error["field"] for error in said["errors"]} == {"body.name", "body.phon"}
 
 
-@pytest.mark.parametrize(
-    ("files", "headers", "status"),
-    [
-        ({"file": b""}, {}, 422),
-        ({"file": b"%PDF-1.7\n\x00\x01"}, {}, 422),
-        ({"file": b"nom;prenom\nA;B\n"}, {}, 422),
-        ({"list": b"email\na@example.org\n"}, {}, 422),
-        ([("file", b"email\n"), ("file", b"email\n")], {}, 422),
-        (None, {"Content-Type": "text/csv"}, 415),
-        (None, {"Content-Type": "multipart/form-data"}, 422),
-        (None, {"Content-Type": "multipart/form-data; boundary=x"}, 422),
-    ],
-)
-def test_a_file_that_is_no_list_is_refused_whole(
-    files: Any, headers: dict[str, str], status: int, operations: TestClient, world: World, database: Database
-) -> None:
+NO_LISTS: list[tuple[Any, dict[str, str], int]] = [
+    ({"file": b""}, {}, 422),
+    ({"file": b"%PDF-1.7\n\x00\x01"}, {}, 422),
+    ({"file": b"nom;prenom\nA;B\n"}, {}, 422),
+    ({"list": b"email\na@example.org\n"}, {}, 422),
+    ([("file", b"email\n"), ("file", b"email\n")], {}, 422),
+    (None, {"Content-Type": "text/csv"}, 415),
+    (None, {"Content-Type": "multipart/form-data"}, 422),
+    (None, {"Content-Type": "multipart/form-data; boundary=x"}, 422),
+]
+
+
+def test_a_file_that_is_no_list_is_refused_whole(operations: TestClient, world: World, database: Database) -> None:
     before = [count(database, table) for table in ("list_file", "patient", "journal")]
-    send = {"files": files} if files else {"content": b"email\na@example.org\n"}
-    check_problem(operations.post(f"/api/v1/campaigns/{world.others}/lists", headers=headers, **send), status)
+    for files, headers, status in NO_LISTS:
+        send = {"files": files} if files else {"content": b"email\na@example.org\n"}
+        answer = operations.post(f"/api/v1/campaigns/{world.others}/lists", headers=headers, **send)
+        check_problem(answer, status, f"{files} {headers}")
     assert [count(database, table) for table in ("list_file", "patient", "journal")] == before
 
 
@@ -128,14 +134,24 @@ def test_twins_are_a_conflict(operations: TestClient, world: World) -> None:
     check_problem(operations.post("/api/v1/campaigns", json=again), 409)
 
 
-@pytest.mark.parametrize("error", [error for error in vars(errors).values() if isinstance(error, type)])
-def test_every_error_of_ours_has_an_answer(error: type[Exception]) -> None:
-    if not issubclass(error, errors.NotifierError):
-        pytest.skip("not an error of ours")
+OURS = [
+    error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.NotifierError)
+]
+
+
+@pytest.mark.parametrize("error", OURS)
+def test_every_error_of_ours_has_an_answer(error: type[errors.NotifierError]) -> None:
     answer = problems.of_error(error("Words for people."))
     hidden = error in (errors.NotifierError, errors.SettingsError, errors.SealingError)
     assert (answer.status_code == 500) == hidden
     assert (b"Words for people." in answer.body) != hidden
+
+
+def test_where_the_database_stands_is_not_told() -> None:
+    error = errors.ServiceError("PostgreSQL does not answer: connection to 10.1.2.3 refused")
+    error.__cause__ = OperationalError("SELECT 1", {}, Exception("10.1.2.3"))
+    answer = problems.of_error(error)
+    assert (answer.status_code, b"10.1.2.3" in answer.body) == (503, False)
 
 
 class Refusal(Exception):

@@ -1,0 +1,79 @@
+"""Worker processes as they really run: they stop in time whatever is down, and say plainly what is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from notifier.rehearsal.servers import Valkey
+from notifier.store import Database
+from tests.conftest import MASTER_KEY
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def start(role: str, database_url: str, redis_url: str, **changes: str) -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "NOTIFIER_MASTER_KEY": MASTER_KEY,
+        "NOTIFIER_ENGINE__SHUTDOWN_S": "6",
+        **changes,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "workers.main", role], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_heartbeat(database: Database, process: subprocess.Popen[str]) -> None:
+    for _ in range(400):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        with database.staff() as session:
+            if session.scalar(text("SELECT count(*) FROM heartbeat WHERE process LIKE 'worker:%'")):
+                return
+        time.sleep(0.05)
+    raise AssertionError("the worker never came up")
+
+
+def end(process: subprocess.Popen[str], within_s: float) -> int:
+    process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(within_s)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_worker_stops_in_order_when_asked(database: Database, database_url: str, redis_url: str):
+    process = start("worker", database_url, redis_url)
+    wait_for_heartbeat(database, process)
+    assert end(process, 15) == 0
+
+
+def test_a_worker_stops_within_its_deadline_with_redis_down(database: Database, database_url: str, tmp_path):
+    server = Valkey(tmp_path)
+    process = start("worker", database_url, server.start())
+    wait_for_heartbeat(database, process)
+    server.kill()
+    assert end(process, 15) == 0
+
+
+@pytest.mark.parametrize("role", ["worker", "feeder", "sweeper"])
+def test_a_missing_setting_or_a_dead_server_is_said_in_one_line(role: str, database_url: str, redis_url: str):
+    for changes, said in (
+        ({"REDIS_URL": ""}, "REDIS_URL is not set"),
+        ({"NOTIFIER_MASTER_KEY": "short"}, "NOTIFIER_MASTER_KEY must be 64 hexadecimal digits"),
+        ({"NOTIFIER_SMTP__PORT": "0"}, "NOTIFIER_SMTP__PORT"),
+    ):
+        process = start(role, database_url, redis_url, **changes)
+        _, stderr = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert said in stderr
+        assert "Traceback" not in stderr
