@@ -48,7 +48,8 @@ def create_incident(
     session: Session, settings: Settings, reference: str, profile_id: str, facts: dict[str, object], *, actor: str
 ) -> Incident:
     """Opens an incident. Raises InputError for facts or a profile that cannot be, ConflictError for a twin."""
-    profiles.load(profile_id, settings.config_dir)
+    if profile_id not in (known := profiles.known(settings.config_dir)):
+        raise InputError(f"There is no such legal profile; there are: {', '.join(known) or 'none'}.")
     Facts.read(facts)
     reference = reference.strip()
     if not reference:

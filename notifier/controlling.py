@@ -6,7 +6,6 @@ commit: workers read the controls four times a second and start nothing on an ol
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 
 from sqlalchemy import text
@@ -17,9 +16,15 @@ from notifier.errors import ConflictError, InputError, NotFoundError
 from notifier.models import Campaign, Doctor, Hold, Incident
 from notifier.sealing import MasterKey
 from notifier.states import Campaign as State
-from notifier.states import Delivery, Outcome, Unreached, check_move, sources
+from notifier.states import Channel, Delivery, Outcome, Unreached, check_move, sources
 
-_SCOPE = re.compile(r"everything|channel:(email|sms)|provider:[a-z0-9-]{1,40}")
+#: names of providers there are, as `providers` has them
+PROVIDERS = ("smtp", "brevo-sms")
+SCOPES = (
+    "everything",
+    *(f"channel:{channel}" for channel in Channel),
+    *(f"provider:{name}" for name in PROVIDERS),
+)
 
 
 def create(session: Session, master: MasterKey, incident_id: int, doctor_id: int, *, actor: str) -> Campaign:
@@ -84,8 +89,15 @@ def cancel(session: Session, campaign_id: int, *, actor: str, reason: str, now: 
     return campaign
 
 
-def hold(session: Session, scope: str, *, actor: str, reason: str, until: datetime | None = None) -> None:
-    """Stops "everything", "channel:sms" or "provider:smtp" until then, or until a person lifts it."""
+def hold(
+    session: Session, scope: str, *, actor: str, reason: str, now: datetime, until: datetime | None = None
+) -> None:
+    """Stops "everything", "channel:sms" or "provider:smtp" until then, or until a person lifts it.
+
+    Raises InputError for a scope that would stop nothing, or a time that has passed.
+    """
+    if until is not None and until <= now:
+        raise InputError("The time until which to stop has passed: nothing would be stopped.")
     session.merge(Hold(scope=_scope(scope), reason=_reason(reason), until=until, by=actor))
     store.record(session, actor, "hold.set", scope, detail={"reason": reason})
 
@@ -113,8 +125,8 @@ def _move(
 
 
 def _scope(scope: str) -> str:
-    if not _SCOPE.fullmatch(scope):
-        raise InputError('What to stop must be "everything", "channel:email", "channel:sms" or "provider:<name>".')
+    if scope not in SCOPES:
+        raise InputError(f"What to stop must be one of: {', '.join(SCOPES)}.")
     return scope
 
 

@@ -297,6 +297,8 @@ class Delivery(Base):
             ),
         ),
         Index("ix_delivery_campaign", "campaign_id", "id"),
+        # what a person has to look at, over all campaigns
+        Index("ix_delivery_attention", "id", postgresql_where=text("state IN ('unknown', 'quarantined')")),
         {"postgresql_with": {"fillfactor": "70"}},
     )
     id: Mapped[int] = _id()

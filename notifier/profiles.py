@@ -176,6 +176,11 @@ class Profile(_Group):
         return language if language in self.languages else self.languages[0]
 
 
+def known(config_dir: Path) -> list[str]:
+    """The ids of the profiles there are."""
+    return sorted(file.stem for file in (config_dir / "profiles").glob("*.toml"))
+
+
 def load(profile_id: str, config_dir: Path) -> Profile:
     """Reads `profiles/<profile_id>.toml` in `config_dir`.
 
@@ -185,8 +190,8 @@ def load(profile_id: str, config_dir: Path) -> Profile:
     folder = config_dir / "profiles"
     path = folder / f"{profile_id}.toml"
     if not _ID.fullmatch(profile_id) or not path.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.toml"))) or "none"
-        raise SettingsError(f"There is no legal profile {profile_id!r} in {folder}; there are: {known}.")
+        there = ", ".join(known(config_dir)) or "none"
+        raise SettingsError(f"There is no legal profile {profile_id!r} in {folder}; there are: {there}.")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:

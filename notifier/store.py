@@ -12,12 +12,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -26,6 +22,9 @@ from sqlalchemy.orm import Session
 from notifier.errors import ServiceError
 from notifier.models import Journal
 from notifier.states import Campaign, Channel, Delivery, Outcome, sources
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 OLDEST_POSTGRESQL = 15
 #: one migration at a time, whoever starts it
@@ -67,6 +66,10 @@ class Database:
         """Raises ServiceError if PostgreSQL is away, too old, not migrated, or the role could bypass."""
         with _said_plainly(), self.engine.connect() as connection:
             check_version(connection)
+            # Alembic is needed at start alone, and its import is felt by every command.
+            from alembic.runtime.migration import MigrationContext
+            from alembic.script import ScriptDirectory
+
             current = MigrationContext.configure(connection).get_current_revision()
             newest = ScriptDirectory.from_config(_alembic()).get_current_head()
             if current != newest:
@@ -128,6 +131,8 @@ def check_version(connection: Connection) -> None:
 
 
 def _alembic() -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
@@ -138,6 +143,8 @@ def migrate(url: str) -> None:
 
     Raises ServiceError if PostgreSQL is away or too old, or the user may not create the two roles.
     """
+    from alembic import command
+
     engine = create_engine(url)
     try:
         with _said_plainly(), engine.begin() as connection:

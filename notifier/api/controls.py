@@ -35,8 +35,9 @@ def list_holds(caller: Operations) -> list[answers.Hold]:
 @holds.put("/{scope}", summary="Stop sending", response_model=answers.Hold, responses=documented(413))
 def set_hold(scope: Scope, new: answers.NewHold, caller: Operations) -> answers.Hold:
     """No message of this scope goes out later than a second after the answer."""
+    now = datetime.now(UTC)
     with caller.transaction() as session:
-        controlling.hold(session, scope, actor=caller.actor, reason=new.reason, until=new.until)
+        controlling.hold(session, scope, actor=caller.actor, reason=new.reason, now=now, until=new.until)
         session.flush()
         held = session.get_one(Hold, scope)
         session.refresh(held)

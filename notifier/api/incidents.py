@@ -15,9 +15,8 @@ from notifier.api.auth import Caller, Known, Operations, operations
 from notifier.api.idempotency import Act
 from notifier.api.pages import Page, Paging, page
 from notifier.api.problems import documented
-from notifier.errors import InputError, NotFoundError
+from notifier.errors import NotFoundError
 from notifier.models import Campaign, Doctor, Incident
-from notifier.settings import Settings
 
 incidents = APIRouter(prefix="/api/v1/incidents", tags=["Incidents"], responses=documented(401, 422, 503))
 doctors = APIRouter(prefix="/api/v1/doctors", tags=["Doctors"], responses=documented(401, 422, 503))
@@ -34,7 +33,6 @@ doctors = APIRouter(prefix="/api/v1/doctors", tags=["Doctors"], responses=docume
 def create_incident(new: answers.NewIncident, act: Act) -> Response:
     """Facts may be completed later; a notice can be approved only once nothing the profile requires is missing."""
     settings = act.caller.context.settings
-    _check_profile(settings, new.profile)
 
     def create(session: Session) -> answers.Incident:
         made = acts.create_incident(
@@ -139,9 +137,3 @@ def _visible(session: Session, known: Caller, incident_id: int) -> Incident:
     if incident is None:
         raise NotFoundError(f"There is no incident {incident_id}.")
     return incident
-
-
-def _check_profile(settings: Settings, profile: str) -> None:
-    known = sorted(file.stem for file in (settings.config_dir / "profiles").glob("*.toml"))
-    if profile not in known:
-        raise InputError(f"There is no such legal profile; there are: {', '.join(known) or 'none'}.")

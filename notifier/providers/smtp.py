@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -101,7 +102,8 @@ class SmtpProvider:
             return _broken(error, body_may_be_out), False
         except (aiosmtplib.SMTPException, OSError) as error:
             return _broken(error, body_may_be_out), False
-        return Outcome(Kind.ACCEPTED, "accepted", provider_message_id=reply.message[:200], raw=str(reply)), True
+        raw = f"{reply.code} {reply.message}"[:2000]
+        return Outcome(Kind.ACCEPTED, "accepted", provider_message_id=_queue_id(reply.message), raw=raw), True
 
     def _return_path(self, message: Message) -> str:
         """A bounce comes back to an address that names the delivery (VERP)."""
@@ -113,6 +115,15 @@ class SmtpProvider:
         wait = verdict.retry_after / self._time_scale if verdict.retry_after else None
         raw = f"{code} {text}"[:2000]
         return Outcome(Kind.REFUSED, short_code(code, text), blame or verdict.blame, wait, raw=raw, hold=hold)
+
+
+#: how common servers name what they took; the rest of the reply may repeat the recipient's address
+_QUEUED = re.compile(r"(?:queued as|\bid=|Message accepted:?|\bqp) ?([A-Za-z0-9._-]{4,64})\b", re.IGNORECASE)
+
+
+def _queue_id(reply: str) -> str | None:
+    found = _QUEUED.search(reply)
+    return found[1] if found else None
 
 
 def _broken(error: Exception, body_may_be_out: bool) -> Outcome:

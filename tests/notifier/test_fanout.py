@@ -82,7 +82,7 @@ def test_every_act_is_in_the_journal_with_who_and_why(database: Database, curren
     campaign = start_campaign(database, current, [person(1)])
     with database.staff() as session:
         controlling.pause(session, campaign.id, actor="key:3", reason="phones ring")
-        controlling.hold(session, "everything", actor="key:3", reason="fire drill")
+        controlling.hold(session, "everything", actor="key:3", reason="fire drill", now=datetime.now(UTC))
         controlling.lift(session, "everything", actor="key:3")
         rows = session.execute(text("SELECT actor, action, subject FROM journal ORDER BY id")).all()
     assert [row.action for row in rows] == [

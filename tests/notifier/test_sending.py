@@ -23,7 +23,7 @@ ACCEPTED = Outcome(Kind.ACCEPTED, "accepted", provider_message_id="m-1", raw="20
 class FakeProvider:
     """Answers as told and remembers what it was given."""
 
-    name = "fake"
+    name = "smtp"
     concurrency = 8
 
     def __init__(
@@ -235,7 +235,7 @@ def test_an_uncertain_call_is_repeated_once_after_a_quiet_time_and_declared(data
     assert states_now == [("email", "failed", "uncertain_twice"), ("sms", "pending", None)]
 
 
-@pytest.mark.parametrize("scope", ["campaign", "everything", "channel:email", "provider:fake"])
+@pytest.mark.parametrize("scope", ["campaign", "everything", "channel:email", "provider:smtp"])
 def test_a_pause_in_mid_run_stops_the_rest_and_loses_nobody(database: Database, current: Settings, scope: str):
     campaign = start_campaign(database, current, [person(number) for number in range(80)])
     provider = FakeProvider()
@@ -252,7 +252,7 @@ def test_a_pause_in_mid_run_stops_the_rest_and_loses_nobody(database: Database, 
                 if scope == "campaign":
                     controlling.pause(session, campaign.id, actor="cli:test", reason="test")
                 else:
-                    controlling.hold(session, scope, actor="cli:test", reason="test")
+                    controlling.hold(session, scope, actor="cli:test", reason="test", now=datetime.now(UTC))
             stopped_at.append(loop.time())
         await asyncio.sleep(0.02)
 
@@ -326,7 +326,7 @@ def test_a_row_that_kills_its_worker_is_set_aside_and_its_neighbours_are_not(
                     campaign_id=campaign.id,
                     epoch=campaign.epoch,
                     channel=Channel.EMAIL,
-                    provider="fake",
+                    provider="smtp",
                     owner="doomed",
                     lease=timedelta(seconds=-1),
                     rows=200,

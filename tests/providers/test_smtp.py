@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from notifier.providers.base import Blame, Kind, Message, Outcome
-from notifier.providers.smtp import SmtpProvider
+from notifier.providers.smtp import SmtpProvider, _queue_id
 from notifier.settings import Smtp
 from notifier.states import Channel
 from tests.providers.conftest import inbox, raw_server
@@ -46,6 +46,19 @@ def test_an_accepted_message_is_in_the_inbox_once_with_its_own_id():
     assert (outcome.kind, outcome.code) == (Kind.ACCEPTED, "accepted")
     assert count == 1
     assert "<1.abcdefgh@example.net>" in taken.content
+
+
+@pytest.mark.parametrize(
+    ("reply", "known"),
+    [
+        ("2.0.0 Ok: queued as 4XyZ12abc", "4XyZ12abc"),
+        ("OK id=1tFg2h-0001Ab-CD", "1tFg2h-0001Ab-CD"),
+        ("2.0.0 Ok: delivered to <patient1@example.org>", None),
+        ("thank you, patient1@example.org", None),
+    ],
+)
+def test_only_the_queue_id_of_a_reply_is_kept_in_clear(reply: str, known: str | None):
+    assert _queue_id(reply) == known
 
 
 def test_many_messages_share_few_connections_and_each_arrives_once():

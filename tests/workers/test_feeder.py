@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 
 import pytest
 import redis
@@ -76,7 +77,7 @@ def test_what_is_paused_stopped_or_not_due_gets_none(database: Database, current
     campaign = start_campaign(database, current, [person(1, phone=None)])
     feeder = Feeder(current)
     with database.staff() as session:
-        controlling.hold(session, "channel:email", actor="cli:test", reason="test")
+        controlling.hold(session, "channel:email", actor="cli:test", reason="test", now=datetime.now(UTC))
     assert feed(feeder, database) == 0
     with database.staff() as session:
         controlling.lift(session, "channel:email", actor="cli:test")

@@ -250,6 +250,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
         postgresql_with={"fillfactor": "70"},
     )
+    op.create_index(
+        "ix_delivery_attention",
+        "delivery",
+        ["id"],
+        unique=False,
+        postgresql_where=sa.text("state IN ('unknown', 'quarantined')"),
+    )
     op.create_index("ix_delivery_campaign", "delivery", ["campaign_id", "id"], unique=False)
     op.create_index(
         "ix_delivery_due",

@@ -121,9 +121,9 @@ def test_stop_and_go(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--scope", "provider:smpt"], "There is no provider 'smpt'"),
+        (["--scope", "provider:smpt"], "What to stop must be"),
         (["--scope", "channel:fax"], "What to stop must be"),
-        (["--until", "2020-01-01T10:00"], "is past"),
+        (["--until", "2020-01-01T10:00"], "has passed"),
         (["--until", "tomorrow"], "is not a time"),
         (["--reason", " "], "A reason is needed"),
     ],
