@@ -49,7 +49,7 @@ def test_wrong_files_are_refused_and_change_nothing(cli: Cli, tmp_path: Path) ->
     file.write_bytes('{"processor": "é"}'.encode("latin-1"))
     assert "UTF-8" in cli.error(*create)
     file.write_text("{}", encoding="utf-8")
-    assert "no legal profile" in cli.error(*create, "--profile", "mars")
+    assert "no such legal profile" in cli.error(*create, "--profile", "mars")
     assert cli.json("incident", "list") == {"incidents": []}
 
 
