@@ -15,9 +15,11 @@ from typing import BinaryIO
 from sqlalchemy.orm import Session
 
 from notifier import approving, composing, controlling, fanout, importing, profiles, store
+from notifier.addresses import check_email
 from notifier.composing import Composed, Facts, Preview
 from notifier.errors import ConflictError, InputError, NotFoundError
 from notifier.models import Campaign, Doctor, Incident, ListFile
+from notifier.notices import clean_line
 from notifier.profiles import Profile
 from notifier.settings import Settings
 from notifier.states import Campaign as State
@@ -80,10 +82,17 @@ def change_facts(session: Session, incident_id: int, facts: dict[str, object], *
 
 
 def create_doctor(session: Session, *, actor: str, **values: str) -> Doctor:
-    """Adds a doctor. Raises InputError for an empty value, ConflictError for a reference that exists."""
-    values = {name: value.strip() for name, value in values.items()}
+    """Adds a doctor. Raises InputError for a value that is empty or unfit, ConflictError for a reference twice.
+
+    Line breaks and invisible characters are taken out: these values stand in headers and texts of notices.
+    """
+    values = {name: clean_line(value) for name, value in values.items()}
     if empty := [name for name, value in values.items() if not value]:
         raise InputError(f"A doctor needs: {', '.join(empty)}.")
+    email = check_email(values["email"])
+    if not email.ok or email.address is None or not email.address.isascii():
+        raise InputError("The doctor's email is not a usable address: patients' answers go there.")
+    values["email"] = email.address
     if session.query(Doctor).filter_by(reference=values["reference"]).first() is not None:
         raise ConflictError(f"There is already a doctor {values['reference']!r}.")
     doctor = Doctor(**values)
@@ -122,7 +131,8 @@ def import_list(
         region=settings.default_region,
         actor=actor,
         now=now,
-        expected_doctor=doctor.reference,
+        expected_doctor=(doctor.reference, doctor.name),
+        own_contacts=(doctor.phone, doctor.email),
         max_bytes=settings.max_list_bytes,
         progress=progress,
     )

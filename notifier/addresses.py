@@ -28,6 +28,10 @@ class Reason(StrEnum):
     SEVERAL = "several"
     #: a note beside it says that it must not be used
     DO_NOT_USE = "do_not_use"
+    #: a note beside it says whose it is: a neighbour, a spouse, a grown child; not the patient's to be told on
+    NOT_THEIRS = "contact_of_another_adult"
+    #: words stand beside it whose meaning is not known: they may say that it is wrong
+    UNKNOWN_NOTE = "unknown_note"
     #: typed instead of a contact that is not known
     FILLER = "filler"
     #: letters or a mask among the digits: the hidden digits cannot be known
@@ -58,6 +62,11 @@ WORDS: dict[Reason, tuple[str, str]] = {
     Reason.EMPTY: ("La case est vide.", "The cell is empty."),
     Reason.SEVERAL: ("Il y en a plusieurs dans la même case.", "There are several in one cell."),
     Reason.DO_NOT_USE: ("La note demande de ne pas l'utiliser.", "A note says that it must not be used."),
+    Reason.NOT_THEIRS: ("La note désigne un autre adulte.", "A note says that it is another adult's."),
+    Reason.UNKNOWN_NOTE: (
+        "Une note inconnue l'accompagne : elle peut dire que le contact est faux.",
+        "An unknown note stands beside it: it may say that the contact is wrong.",
+    ),
     Reason.FILLER: ("Valeur de remplissage, pas un vrai contact.", "A filler, not a real contact."),
     Reason.LETTERS: ("Le numéro contient des lettres ou un masque.", "The number has letters or a mask in it."),
     Reason.UNKNOWN_CHARACTER: ("Le numéro contient un signe inconnu.", "The number has an unknown sign in it."),
@@ -120,11 +129,22 @@ class Piece(NamedTuple):
     text: str
     note: str = ""
     do_not_use: bool = False
+    #: the note has words that are not known
+    is_unclear: bool = False
 
     @property
     def is_of_another(self) -> bool:
         """Whether the note names somebody else: a parent, a neighbour."""
-        return bool(self.note) and not _PEOPLE.isdisjoint(unaccented(self.note).casefold().split())
+        return bool(self.note) and not _PEOPLE.isdisjoint(_plain_words(self.note))
+
+    @property
+    def refusal(self) -> Reason | None:
+        """Why the note alone forbids to use the contact. Parents and guardians may be told for a patient."""
+        if self.do_not_use:
+            return Reason.DO_NOT_USE
+        if self.note and not _OTHER_ADULTS.isdisjoint(_plain_words(self.note)):
+            return Reason.NOT_THEIRS
+        return Reason.UNKNOWN_NOTE if self.is_unclear else None
 
 
 def _words(text: str) -> frozenset[str]:
@@ -171,25 +191,36 @@ def unaccented(text: str) -> str:
 
 
 # Words that may stand beside a contact; with any other word the cell is refused, for it may say "wrong number".
-_PEOPLE = _words(
-    "mere pere maman papa parent parents fils fille frere soeur conjoint conjointe mari epoux epouse femme "
-    "compagnon compagne ami amie voisin voisine tuteur tutrice curateur curatrice "
-    "mother father mum dad son daughter wife husband brother sister"
+_GUARDIANS = _words(
+    "mere pere maman papa parent parents tuteur tutrice curateur curatrice representant representante "
+    "mother father mum mom dad guardian"
 )
+_OTHER_ADULTS = _words(
+    "fils fille frere soeur conjoint conjointe mari epoux epouse femme compagnon compagne concubin concubine ami "
+    "amie copain copine voisin voisine ex cousin cousine oncle tante neveu niece gendre beau belle grand collegue "
+    "partenaire daughter wife husband brother sister neighbour neighbor friend partner"
+)
+_PEOPLE = _GUARDIANS | _OTHER_ADULTS
 _NOTE_WORDS = _PEOPLE | _words(
     "travail bureau boulot pro professionnel professionnelle perso personnel personnelle prive domicile dom "
     "maison fixe portable port mobile mob gsm cell tel telephone t tph numero num n no principal secondaire "
-    "sms email mail courriel e matin midi soir urgence journee grand le la de du son sa ses mr m mme melle mlle "
-    "work office home private phone cellphone main other autre"
+    "legal legale sms email mail courriel e matin midi soir urgence journee le la de du d l son sa ses mr m mme "
+    "melle mlle work office home private phone cellphone main other autre"
 )
 _STOP_NOTE = re.compile(
     r"\b(ne (pas|plus)|pas (appeler|utiliser|contacter)|stop|faux|fausse|errone|ancien|ancienne|hs|invalide"
-    r"|plus (valable|attribue)|do not|don't|dont|wrong|old|fax|telecopie)\b"
+    r"|plus (valable|attribue)"
+    r"|erreur|erronee|mauvaise?|a supprimer|supprimee?|decedee?|resiliee?"
+    r"|do not|don't|dont|wrong|old|fax|telecopie)\b"
 )
 
 
+def _plain_words(words: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", unaccented(words).casefold())
+
+
 def _is_note(words: str) -> bool:
-    return all(word in _NOTE_WORDS for word in re.findall(r"[^\W\d_]+", unaccented(words).casefold()))
+    return all(word in _NOTE_WORDS for word in _plain_words(words))
 
 
 def _is_stop(words: str) -> bool:
@@ -259,8 +290,8 @@ def _with_words(text: str, region: str, postal_code: str | None) -> Phone:
     if len(pieces) != 1:
         return Phone(ok=False, reason=Reason.SEVERAL if pieces else Reason.EMPTY)
     piece = pieces[0]
-    if piece.do_not_use:
-        return Phone(ok=False, reason=Reason.DO_NOT_USE)
+    if piece.refusal:
+        return Phone(ok=False, reason=piece.refusal)
     if piece.text != text:
         return check_phone(piece.text, region, postal_code)
     if re.search(r"[^\W\d_]|[*#?•]", text):
@@ -418,7 +449,8 @@ def _plan(region: str) -> tuple[str, re.Pattern[str], re.Pattern[str], tuple[str
 
 
 # too short for two numbers
-_ONE_PHONE = re.compile(r"\+?[\d .\-()]{0,20}")
+_ONE_PHONE = re.compile(r"\+?[\d .\-()]{0,19}")
+_TWO_PHONES = re.compile(r"[0-9 .\-\u00a0\u202f]+")
 _HARD_SPLIT = re.compile(r"[;|\n\r\u0085\u2028\u2029]|\b(?:ou|et|or|and)\b", re.IGNORECASE)
 _SOFT_SPLIT = re.compile(r"[/,]|\s-\s|\s&\s")
 _NUMBER_PART = re.compile(r"[+=(\"'“]*[+(]*\d[\d .\-()/+\"'”\u00a0\u202f\u2010-\u2014]*")
@@ -429,7 +461,7 @@ _PLAIN_NOTE = re.compile(r"(?:[^\W\d_]|[\s.,:()°'’-])*")
 def split_phones(cell: str) -> list[Piece]:
     """The numbers of one cell in their order, with the words beside each; a number marked as not to be
     called says so. An empty cell gives an empty list."""
-    if len(cell) <= 20 and _ONE_PHONE.fullmatch(cell):
+    if len(cell) < 20 and _ONE_PHONE.fullmatch(cell):
         cell = cell.strip()
         return [Piece(cell)] if cell else []
     pieces = []
@@ -447,7 +479,16 @@ def _soft_parts(part: str) -> list[str]:
     words = re.split(r"\s+", part.strip())
     if len(words) == 2 and all(len(word) >= 9 and word.strip("+").isdigit() for word in words):
         return words
-    return [part]
+    return _two_numbers(part) or [part]
+
+
+def _two_numbers(part: str) -> list[str] | None:
+    """Two full national numbers with nothing but blanks between and in them: twenty digits have one reading."""
+    places = [place for place, character in enumerate(part) if character in "0123456789"]
+    if len(places) != 20 or not _TWO_PHONES.fullmatch(part):
+        return None
+    texts = [part[: places[10]].strip(" .-"), part[places[10] :].strip(" .-")]
+    return texts if all(text.startswith("0") and check_phone(text).ok for text in texts) else None
 
 
 def _phone_piece(text: str) -> Piece:
@@ -465,17 +506,50 @@ def _phone_piece(text: str) -> Piece:
     return Piece(found[0].strip(" -/(,:"), note=note)
 
 
+_WORD = re.compile(r"[^\W\d_xX]{2,}")
+#: the second of two numbers is not known
+_NO_OTHER = _words("aucun aucune neant rien none nc")
+_NONE_WORDS = _NO_OTHER | _words("pas sans de d autre portable fixe mobile telephone tel numero mail email")
+
+
 def _join_notes(pieces: list[Piece]) -> list[Piece]:
-    """Words between two separators belong to the number before them: `0612… / travail`, `… ; ne pas appeler`."""
+    """Words between two separators belong to the number before them, or else to the one after: `0612… / travail`,
+    `… ; ne pas appeler`, `… - erreur`. Unknown words make it unusable, as they do without a separator."""
     joined: list[Piece] = []
+    ahead: Piece | None = None
     for piece in pieces:
-        words_only = not any(character.isdigit() for character in piece.text)
-        if words_only and joined and (piece.do_not_use or _is_note(piece.text)):
-            last = joined[-1]
-            joined[-1] = Piece(last.text, f"{last.note} {piece.text}".strip(), last.do_not_use or piece.do_not_use)
+        if _is_wordy(piece.text):
+            unclear = not piece.do_not_use and not _is_note(piece.text) and not _says_none(piece.text)
+            note = Piece("", piece.text, piece.do_not_use, unclear)
+            if joined:
+                joined[-1] = _with_note_of(joined[-1], note)
+            else:
+                ahead = _with_note_of(ahead, note) if ahead else note
         else:
-            joined.append(piece)
-    return joined
+            joined.append(_with_note_of(piece, ahead) if ahead else piece)
+            ahead = None
+    return joined if joined or not ahead else [Piece(ahead.note, do_not_use=ahead.do_not_use)]
+
+
+def _with_note_of(piece: Piece, other: Piece) -> Piece:
+    return Piece(
+        piece.text,
+        f"{piece.note} {other.note}".strip(),
+        piece.do_not_use or other.do_not_use,
+        piece.is_unclear or other.is_unclear,
+    )
+
+
+def _is_wordy(text: str) -> bool:
+    """Whether it is words rather than a number; `XX` masks digits."""
+    return bool(_WORD.search(text)) and sum(character.isdigit() for character in text) < 6
+
+
+def _says_none(text: str) -> bool:
+    """`/ aucun`, `/ pas de fixe`: there is no second number, which says nothing about the first."""
+    words = _plain_words(text)
+    said = _NONE_WORDS.issuperset(words) and not _NO_OTHER.isdisjoint(words)
+    return said or (words[:1] in (["pas"], ["sans"]) and len(words) > 1 and _NONE_WORDS.issuperset(words))
 
 
 # --- email addresses --------------------------------------------------------------------------------
@@ -572,8 +646,8 @@ def _with_note(text: str) -> Email | None:
     pieces = split_emails(text)
     if len(pieces) > 1:
         return Email(ok=False, reason=Reason.SEVERAL)
-    if pieces[0].do_not_use:
-        return Email(ok=False, reason=Reason.DO_NOT_USE)
+    if pieces[0].refusal:
+        return Email(ok=False, reason=pieces[0].refusal)
     return check_email(pieces[0].text) if pieces[0].text != text else None
 
 

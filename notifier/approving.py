@@ -108,8 +108,8 @@ def approve(
     current = hash_of(notices)
     if current != expected_hash:
         raise ConflictError(
-            f"The text of campaign {campaign.id} is no longer the one that was approved "
-            f"(seen {expected_hash.hex()[:12]}, now {current.hex()[:12]}): look at the preview again."
+            f"Campaign {campaign.id}: this hash is not that of the present text "
+            f"(given {expected_hash.hex()[:12]}, now {current.hex()[:12]}): look at the preview again."
         )
     version = _newest_version(session, campaign.id) + 1
     session.add_all(_row(notice, campaign, version, now) for notice in notices)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import date
 from html.parser import HTMLParser
 from itertools import product
@@ -148,20 +148,13 @@ class Doctor:
     phone: str
 
     def cleaned(self) -> Doctor:
-        name = clean_line(self.name)
-        if name and not _TITLE.match(name):
-            name = f"Dr {name}"
+        name = notices.titled(clean_line(self.name))
         return Doctor(name, clean_line(self.practice), clean_line(self.address), clean_line(self.phone))
 
     @property
     def signature(self) -> str:
-        """Doctor and practice in one line; the practice alone where it names the doctor; empty without a name."""
-        if not self.name or re.search(rf"{re.escape(self.name)}\b", self.practice):
-            return self.practice if self.name else ""
-        return f"{self.name}, {self.practice}" if self.practice else self.name
-
-
-_TITLE = re.compile(r"(dr|docteure?|pr|professeure?|doctor|prof)\b", re.IGNORECASE)
+        """Doctor and practice in one line: see `notices.signature`."""
+        return notices.signature(self.name, self.practice)
 
 
 # ---- Composing -------------------------------------------------------------------------------------------------
@@ -208,10 +201,10 @@ def compose(
     missing: list[Gap] = []
     warnings: list[Gap] = []
     for channel, language, variant in product(channels or profile.plan, languages, sorted(set(variants))):
-        page = _Page(facts, doctor.cleaned(), profile, templates_dir, channel, language, variant)
-        draft, bodies = page.write()
+        clean = doctor.cleaned()
+        page = _Page(facts, clean, clean.signature, profile, templates_dir, channel, language, variant)
+        draft, required, recommended = _best(page)
         drafts.append(draft)
-        required, recommended = _judge(draft, bodies, profile)
         missing += required
         warnings += recommended
     return Composed(tuple(drafts), tuple(missing), tuple(warnings))
@@ -231,6 +224,8 @@ class _Page:
 
     facts: Facts
     doctor: Doctor
+    #: what the doctor is called where one line must do
+    signature: str
     profile: Profile
     templates_dir: Path
     channel: Channel
@@ -265,7 +260,8 @@ class _Page:
         path = f"{self.language}/{name}"
         try:
             template = _environment(self.templates_dir).get_template(path)
-            return template.render(self._context())
+            rendered = template.render(self._context())
+            return _french_spaces(rendered) if (self.channel, self.language) == (Channel.EMAIL, "fr") else rendered
         except TemplateNotFound as error:
             raise SettingsError(f"There is no notice template {self.templates_dir / 'notices' / path}.") from error
         except UndefinedError as error:
@@ -282,7 +278,7 @@ class _Page:
             "language": self.language,
             "variant": self.variant,
             "doctor": self.doctor,
-            "signature": self.doctor.signature,
+            "signature": self.signature,
             "authority": facts.authority,
             "processor": facts.processor,
             "breach_on": facts.breach_on,
@@ -378,6 +374,11 @@ def _tidy(text: str, blank_lines: int) -> str:
     return re.sub(f"\n{{{blank_lines + 2},}}", "\n" * (blank_lines + 1), "\n".join(lines))
 
 
+def _french_spaces(text: str) -> str:
+    """No line of a phone's screen may begin with a colon: a no-break space before : ; ? ! » and after «."""
+    return re.sub(r" (?=[:;?!»])|(?<=«) ", "\u00a0", text)
+
+
 # ---- Judging ---------------------------------------------------------------------------------------------------
 
 
@@ -445,8 +446,25 @@ def _visible(html: str) -> str:
     return "".join(reader.pieces)
 
 
-def _judge(draft: DraftNotice, bodies: Sequence[_Body], profile: Profile) -> tuple[list[Gap], list[Gap]]:
+_Judged = tuple[DraftNotice, list[Gap], list[Gap]]
+
+
+def _best(page: _Page) -> _Judged:
+    """The draft with what is missing and what is warned of; in an SMS that is too long the doctor's name does.
+
+    Name and telephone identify a doctor; what the profile requires must hold without the practice too.
+    """
+    draft, missing, warnings = _judge(page)
+    if page.signature == page.doctor.name or not any(gap.problem is Problem.TOO_LONG for gap in missing):
+        return draft, missing, warnings
+    short = _judge(replace(page, signature=page.doctor.name))
+    return short if {gap.part for gap in short[1]} <= {gap.part for gap in missing} else (draft, missing, warnings)
+
+
+def _judge(page: _Page) -> _Judged:
     """Every body of the message (text and HTML of an email) must hold every element by itself."""
+    draft, bodies = page.write()
+    profile = page.profile
     required: list[Gap] = []
     recommended: list[Gap] = []
     for element in profile.element:
@@ -470,11 +488,12 @@ def _judge(draft: DraftNotice, bodies: Sequence[_Body], profile: Profile) -> tup
         if draft.channel in rule.channels and re.search(rule.pattern, whole, re.IGNORECASE):
             required.append(_gap(draft, rule.id, Problem.FORBIDDEN, rule.words))
     if draft.channel is Channel.SMS:
+        strange = _outside_alphabet(page, draft)
         if draft.parts > profile.sms.max_parts:
-            required.append(_gap(draft, "sms.length", Problem.TOO_LONG, _SMS))
+            required.append(_gap(draft, "sms.length", Problem.TOO_LONG, _SMS, _too_long(page, draft, strange)))
         if draft.encoding != "GSM-7":
-            recommended.append(_gap(draft, "sms.alphabet", Problem.ALPHABET, _SMS))
-    return required, recommended
+            recommended.append(_gap(draft, "sms.alphabet", Problem.ALPHABET, _SMS, _too_dear(strange)))
+    return draft, required, recommended
 
 
 def _problem_of(said: str, min_chars: int, must_not_match: Iterable[str]) -> Problem | None:
@@ -492,16 +511,12 @@ _PROBLEMS: dict[str, dict[Problem, str]] = {
         Problem.TOO_SHORT: "texte trop bref pour informer la personne",
         Problem.EMPTY_WORDS: "formule vague, dites précisément ce qu'il en est",
         Problem.FORBIDDEN: "interdit dans ce message",
-        Problem.TOO_LONG: "trop long, raccourcissez les textes courts de l'incident",
-        Problem.ALPHABET: "un caractère hors de l'alphabet SMS fait plus que doubler le coût",
     },
     "en": {
         Problem.ABSENT: "not in the message",
         Problem.TOO_SHORT: "too short to inform the person",
         Problem.EMPTY_WORDS: "an empty formula, say precisely what is the case",
         Problem.FORBIDDEN: "must not stand in this message",
-        Problem.TOO_LONG: "too long, shorten the short texts of the incident",
-        Problem.ALPHABET: "a character outside the SMS alphabet more than doubles the cost",
     },
 }
 _PLACES: dict[str, dict[str, str]] = {
@@ -510,13 +525,133 @@ _PLACES: dict[str, dict[str, str]] = {
 }
 
 
-def _gap(draft: DraftNotice, part: str, problem: Problem, words: Mapping[str, str]) -> Gap:
+def _gap(
+    draft: DraftNotice,
+    part: str,
+    problem: Problem,
+    words: Mapping[str, str],
+    details: Mapping[str, str] | None = None,
+) -> Gap:
+    """`details` says, in each language, more than the problem's own words do."""
+
     def sentence(language: str) -> str:
         where = f"{_PLACES[language][draft.channel]} {_PLACES[language].get(draft.language, draft.language)}"
-        return f"{where} – {words[language]} – {_PROBLEMS[language][problem]}."
+        what = details[language] if details else _PROBLEMS[language][problem]
+        return f"{where} – {words[language]} – {what}."
 
     said = {language: sentence(language) for language in _PROBLEMS if language in words}
     return Gap(part, draft.channel, draft.language, draft.variant, problem, said)
+
+
+# ---- An SMS that is too long -----------------------------------------------------------------------------------
+
+#: units in one part of a long SMS: 3GPP TS 23.040 §9.2.3.24.1
+_PART_UNITS = {"GSM-7": 153, "UCS-2": 67}
+#: what must be left of a doctor's name and telephone for them to be the thing to shorten
+_LEAST_OWN = 26
+_Strange = tuple[tuple[str, tuple[str, ...]], ...]
+_STANDS: dict[str, dict[str, str]] = {
+    "fr": {
+        "name": "le nom du médecin",
+        "practice": "le nom du cabinet",
+        "phone": "le téléphone du cabinet",
+        "incident": "les textes de l'incident",
+    },
+    "en": {
+        "name": "the doctor's name",
+        "practice": "the name of the practice",
+        "phone": "the telephone number of the practice",
+        "incident": "the texts of the incident",
+    },
+}
+
+
+def _outside_alphabet(page: _Page, draft: DraftNotice) -> _Strange:
+    """The letters that make the whole SMS UCS-2, each with where it stands (keys of `_STANDS`)."""
+    if draft.encoding == "GSM-7":
+        return ()
+    own = {"name": page.doctor.name, "practice": page.doctor.practice, "phone": page.doctor.phone}
+    said = {where: value for where, value in own.items() if value and value in draft.text}
+    rest = draft.text.replace(page.signature, "", 1).replace(page.doctor.phone, "", 1)
+    said["incident"] = re.sub("[nN]°", "", rest)
+    letters = [one for one in dict.fromkeys("".join(said.values())) if sms.measure(one).encoding == "UCS-2"]
+    return tuple((one, tuple(where for where, value in said.items() if one in value)) for one in letters)
+
+
+def _letters(strange: _Strange, language: str) -> str:
+    """« Đ » (le nom du médecin), or “Đ” (the doctor's name); the first three."""
+    quoted = "« {} » ({})" if language == "fr" else "“{}” ({})"
+    and_ = " et " if language == "fr" else " and "
+    named = [
+        quoted.format(one, and_.join(_STANDS[language][where] for where in places)) for one, places in strange[:3]
+    ]
+    return ", ".join(named) + (", …" if len(strange) > 3 else "")
+
+
+def _too_dear(strange: _Strange) -> dict[str, str]:
+    return {
+        "fr": f"hors de l'alphabet SMS : {_letters(strange, 'fr')} ; le coût fait plus que doubler, "
+        "écrivez autrement si c'est possible",
+        "en": f"outside the SMS alphabet: {_letters(strange, 'en')}; the cost more than doubles, "
+        "write it otherwise if possible",
+    }
+
+
+def _too_long(page: _Page, draft: DraftNotice, strange: _Strange) -> dict[str, str]:
+    """By how much, why, and what can be done: first with what is the doctor's own."""
+    parts = page.profile.sms.max_parts
+    over = _excess(draft.text, parts)
+    if not strange:
+        advice = _shorten(page, over)
+        return {"fr": f"trop long de {over} caractères : {advice['fr']}",
+                "en": f"{over} characters too long: {advice['en']}"}  # fmt: skip
+    room = {encoding: units * parts for encoding, units in _PART_UNITS.items()}
+    plain = draft.text.translate({ord(letter): "x" for letter, _ in strange})
+    said = {
+        "fr": f"trop long de {over} caractères, car un seul caractère hors de l'alphabet SMS ne laisse que "
+        f"{room['UCS-2']} caractères au lieu de {room['GSM-7']} : {_letters(strange, 'fr')}. "
+        "Écrivez-le avec une lettre de l'alphabet SMS",
+        "en": f"{over} characters too long, because one character outside the SMS alphabet leaves room for "
+        f"{room['UCS-2']} characters instead of {room['GSM-7']}: {_letters(strange, 'en')}. "
+        "Write it with a letter of the SMS alphabet",
+    }
+    if any("incident" in places for _, places in strange):
+        said = {language: f"{words} ({_SHARED[language]})" for language, words in said.items()}
+    if still := _excess(plain, parts):
+        advice = _shorten(page, still)
+        said = {"fr": f"{said['fr']} ; il restera {still} caractères de trop : {advice['fr']}",
+                "en": f"{said['en']}; {still} characters will still be too many: {advice['en']}"}  # fmt: skip
+    return said
+
+
+def _excess(text: str, max_parts: int) -> int:
+    """How many characters (GSM-7 septets, UCS-2 units) must go; 0 if it fits."""
+    measured = sms.measure(text)
+    if measured.parts <= max_parts:
+        return 0
+    return max(1, measured.units - _PART_UNITS[measured.encoding] * max_parts)
+
+
+_SHARED = {
+    "fr": "ces textes sont communs à tous les médecins : leurs accords seront à redonner",
+    "en": "these texts belong to all doctors: their approvals will have to be given again",
+}
+
+
+def _shorten(page: _Page, over: int) -> dict[str, str]:
+    own = len(page.signature) + len(page.doctor.phone)
+    if own - over >= _LEAST_OWN:
+        practice = page.signature != page.doctor.name
+        return {
+            "fr": f"raccourcissez d'autant le nom{', le cabinet' if practice else ''} ou le téléphone du médecin "
+            f"({own} caractères en tout)",
+            "en": f"shorten the doctor's name{', practice' if practice else ''} or telephone by so many "
+            f"({own} characters in all)",
+        }
+    return {
+        "fr": f"raccourcissez les textes courts de l'incident ({_SHARED['fr']})",
+        "en": f"shorten the short texts of the incident ({_SHARED['en']})",
+    }
 
 
 # ---- Preview ---------------------------------------------------------------------------------------------------

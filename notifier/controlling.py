@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import text
+from sqlalchemy import or_, text
 from sqlalchemy.orm import Session
 
 from notifier import store
@@ -18,6 +18,8 @@ from notifier.sealing import MasterKey
 from notifier.states import Campaign as State
 from notifier.states import Channel, Delivery, Outcome, Unreached, check_move, sources
 
+#: who sets a hold by itself, when a provider throttles or fails
+ENGINE = "engine"
 #: names of providers there are, as `providers` has them
 PROVIDERS = ("smtp", "brevo-sms")
 SCOPES = (
@@ -28,12 +30,21 @@ SCOPES = (
 
 
 def create(session: Session, master: MasterKey, incident_id: int, doctor_id: int, *, actor: str) -> Campaign:
-    """A doctor's campaign for an incident, with a fresh data key. Raises NotFoundError or ConflictError."""
+    """A doctor's campaign for an incident, with a fresh data key.
+
+    Raises NotFoundError, or ConflictError if the doctor has one already; one that was cancelled before it told
+    anybody does not count.
+    """
     incident = session.get(Incident, incident_id)
     doctor = session.get(Doctor, doctor_id)
     if incident is None or doctor is None:
         raise NotFoundError(f"There is no {'incident' if incident is None else 'doctor'} of this number.")
-    existing = session.query(Campaign).filter_by(incident_id=incident_id, doctor_id=doctor_id).first()
+    existing = (
+        session.query(Campaign)
+        .filter_by(incident_id=incident_id, doctor_id=doctor_id)
+        .filter(or_(Campaign.state != State.CANCELLED, Campaign.started_at.is_not(None)))
+        .first()
+    )
     if existing is not None:
         raise ConflictError(f"This doctor already has campaign {existing.id} for this incident.")
     campaign = Campaign(incident_id=incident_id, doctor_id=doctor_id)
@@ -94,11 +105,19 @@ def hold(
 ) -> None:
     """Stops "everything", "channel:sms" or "provider:smtp" until then, or until a person lifts it.
 
-    Raises InputError for a scope that would stop nothing, or a time that has passed.
+    Raises InputError for a scope that would stop nothing or a time that has passed, ConflictError if a person
+    stopped it for longer already.
     """
     if until is not None and until <= now:
         raise InputError("The time until which to stop has passed: nothing would be stopped.")
-    session.merge(Hold(scope=_scope(scope), reason=_reason(reason), until=until, by=actor))
+    held = session.get(Hold, _scope(scope), with_for_update=True)
+    lasts = held is not None and held.by != ENGINE and (held.until is None or held.until > now)
+    if held is not None and lasts and until is not None and (held.until is None or held.until > until):
+        raise ConflictError(
+            f"{scope} is stopped already, and for longer ({held.reason}): a shorter stop would let it go on too "
+            "early. Let it go on first."
+        )
+    session.merge(Hold(scope=scope, reason=_reason(reason), until=until, by=actor))
     store.record(session, actor, "hold.set", scope, detail={"reason": reason})
 
 

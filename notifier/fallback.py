@@ -36,6 +36,9 @@ class Settled:
         return asdict(self)
 
 
+#: Nothing is silence while a receipt waits to be applied.
+_HEARD = "NOT EXISTS (SELECT FROM receipt r WHERE r.delivery_id = delivery.id AND r.applied_at IS NULL)"
+
 # Silence and uncertainty are decided first; what they become is then handed on like everything else.
 
 _SILENT_EMAIL = text(
@@ -55,7 +58,7 @@ _SILENT_SMS = text(
     UPDATE delivery d SET state = '{Delivery.FAILED}', reason = 'no_receipt', due_at = :now
     FROM (
         SELECT id FROM delivery
-        WHERE due_at <= :now AND state = '{Delivery.ACCEPTED}' AND NOT channel = ANY(:informing)
+        WHERE due_at <= :now AND state = '{Delivery.ACCEPTED}' AND NOT channel = ANY(:informing) AND {_HEARD}
         ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ) due
     WHERE d.id = due.id AND d.state = ANY(:to_failed)
@@ -74,7 +77,7 @@ _UNCERTAIN = text(
     FROM (
         SELECT delivery.id, campaign.state AS campaign_state
         FROM delivery JOIN campaign ON campaign.id = delivery.campaign_id
-        WHERE delivery.due_at <= :now AND delivery.state = '{Delivery.UNKNOWN}'
+        WHERE delivery.due_at <= :now AND delivery.state = '{Delivery.UNKNOWN}' AND {_HEARD}
         ORDER BY delivery.due_at LIMIT :limit FOR UPDATE OF delivery SKIP LOCKED
     ) due
     WHERE d.id = due.id
@@ -175,7 +178,7 @@ _NEXT = text(
         -- later than now, so that this round does not call it done
         UPDATE delivery d SET due_at = CAST(:now AS timestamptz) + interval '1 millisecond'
         WHERE d.id IN (SELECT delivery_id FROM existing)
-          AND d.state IN ('{Delivery.DELIVERED}', '{Delivery.FAILED}')
+          AND d.state IN ('{Delivery.DELIVERED}', '{Delivery.FAILED}', '{Delivery.QUARANTINED}')
     ), moved AS (
         UPDATE patient p SET outcome = '{Outcome.ON_THE_WAY}', outcome_reason = NULL, outcome_at = :now
         WHERE p.id IN (SELECT patient_id FROM linked) AND p.outcome = ANY(:to_on_the_way)
@@ -201,6 +204,26 @@ _GIVE_UP = text(
     FROM lost
     WHERE p.id = lost.id AND p.outcome = ANY(:to_unreached) AND p.id <> ALL(CAST(:moved AS bigint[]))
     RETURNING p.id
+    """
+)
+
+#: A further message nobody needs any more: all it is for have been told meanwhile by an earlier one.
+_NEEDLESS = text(
+    f"""
+    UPDATE delivery d SET state = '{Delivery.CANCELLED}', due_at = NULL, reason = 'informed_meanwhile'
+    FROM (
+        SELECT d2.id FROM delivery d2
+        WHERE d2.state = '{Delivery.PENDING}' AND d2.id IN (
+            SELECT other.delivery_id FROM delivery_patient told
+            JOIN delivery_patient other ON other.patient_id = told.patient_id
+            WHERE told.delivery_id = ANY(:ids)
+        ) AND NOT EXISTS (
+            SELECT FROM delivery_patient dp JOIN patient p ON p.id = dp.patient_id
+            WHERE dp.delivery_id = d2.id AND p.outcome <> '{Outcome.INFORMED}'
+        )
+        FOR UPDATE OF d2 SKIP LOCKED
+    ) needless
+    WHERE d.id = needless.id AND d.state = '{Delivery.PENDING}'
     """
 )
 
@@ -245,6 +268,8 @@ def settle(session: Session, profile: Profile, *, now: datetime, limit: int = 10
     good = silent + [row.id for row in results if row.state == Delivery.DELIVERED]
     bad = [row.id for row in results if row.state != Delivery.DELIVERED]
     informed = _count(session, _INFORM, ids=good, now=now, to_informed=sources(Outcome.INFORMED))
+    if good:
+        session.execute(_NEEDLESS, {"ids": good})
     moved: list[int] = []
     unreached = 0
     if bad:

@@ -110,7 +110,14 @@ class Campaign(Base):
 
     __tablename__ = "campaign"
     __table_args__ = (
-        UniqueConstraint("incident_id", "doctor_id"),
+        # one that was cancelled before it told anybody may be followed by another
+        Index(
+            "uq_campaign_incident_id_doctor_id",
+            "incident_id",
+            "doctor_id",
+            unique=True,
+            postgresql_where=text("state <> 'cancelled' OR started_at IS NOT NULL"),
+        ),
         _one_of("state", states.Campaign),
         Index("ix_campaign_sending", "id", postgresql_where=text("state = 'sending'")),
         Index("ix_campaign_doctor_id", "doctor_id"),
@@ -282,6 +289,14 @@ class Delivery(Base):
             "due_at",
             postgresql_where=text("state = 'pending'"),
         ),
+        # the few that were in the hands of a worker when it died
+        Index(
+            "ix_delivery_crashed",
+            "campaign_id",
+            "channel",
+            "due_at",
+            postgresql_where=text("state = 'pending' AND crashes > 0"),
+        ),
         # what the sweeper settles: leases run out, silence is decided, results are handed on
         Index(
             "ix_delivery_leased",
@@ -388,8 +403,8 @@ class Receipt(Base):
     code: Mapped[str]
     event_at: Mapped[datetime]
     provider_message_id: Mapped[str | None]
-    #: the request body as received
-    body_sealed: Mapped[bytes]
+    #: the request body as received; on the first of several events that came together
+    body_sealed: Mapped[bytes | None]
     #: SHA-256 over provider, delivery, message id, code and event time: the same event twice is one row
     dedup: Mapped[bytes]
     received_at: Mapped[datetime] = _now()

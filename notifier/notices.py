@@ -22,11 +22,16 @@ from notifier.states import Channel, Variant
 NAME_OPEN, NAME_CLOSE = "\ue000", "\ue001"
 MAX_NAME = 120
 MAX_SUBJECT = 300
+#: characters of a sender's display name
+MAX_SENDER = 120
 #: channel, language, variant
 Key = tuple[Channel, str, Variant]
 
 _SPAN = re.compile(f"{NAME_OPEN}([^{NAME_OPEN}{NAME_CLOSE}]*){NAME_CLOSE}")
 _SPACES = re.compile(r"[^\S\n]+")
+_TITLE = re.compile(
+    r"(?:(?:dre?|docteure?|pre?|professeure?|doctor|prof|mme|madame|monsieur)\b|m\.(?=\s))\.?\s*", re.IGNORECASE
+)
 # What a mail program would turn into a link: a list must not be able to put one into a doctor's letter.
 _LINK_LIKE = re.compile(r"://|www\.|@", re.IGNORECASE)
 
@@ -125,11 +130,14 @@ class Frozen:
 
     def fill(self, name: str) -> tuple[str, str]:
         """The text and HTML for one patient. A name that cleans to nothing leaves the notice's own words there."""
-        if not _is_clean(name):
-            name = clean_name(name)
+        name = self.clean(name)
         if not name:
             return self._nameless
         return name.join(self.text_segments), escape(name).join(self.html_segments)
+
+    def clean(self, name: str) -> str:
+        """The name as it will stand in the notice, empty if the notice's own words stand there."""
+        return name if _is_clean(name) else clean_name(name)
 
 
 def span(fallback: str) -> str:
@@ -199,6 +207,37 @@ def _clean_character(character: str) -> str:
 def _one_space(run: re.Match[str]) -> str:
     # a no-break space in a run was meant; otherwise a plain one
     return next((character for character in run[0] if character in "\u00a0\u202f"), " ")
+
+
+def titled(name: str) -> str:
+    """A doctor's name with its title; "Dr" is put before a name that has none."""
+    return name if not name or _TITLE.match(name) else f"Dr {name}"
+
+
+def signature(name: str, practice: str) -> str:
+    """Doctor and practice in one line; the practice alone where it names the doctor; empty without a name."""
+    if not name or _names(practice, name):
+        return practice if name else ""
+    return f"{name}, {practice}" if practice else name
+
+
+def sender_name(name: str, practice: str) -> str:
+    """Who an email is from, for its From line: doctor and practice, or the practice where it names the doctor.
+
+    One clean line of at most 120 characters; the doctor alone if both do not fit.
+    """
+    name, practice = titled(clean_line(name)), clean_line(practice)
+    line = signature(name, practice) or practice
+    if len(line) > MAX_SENDER:
+        line = name or practice
+    return line[:MAX_SENDER].strip()
+
+
+def _names(practice: str, name: str) -> bool:
+    # A surname alone proves nothing: "Clinique Saint-Martin" does not name Dr Martin.
+    bare = _TITLE.sub("", name, count=1)
+    wanted = {name, bare} if " " in bare else {name}
+    return any(re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", practice, re.IGNORECASE) for one in wanted)
 
 
 def check_complete(missing: Iterable[Gap]) -> None:

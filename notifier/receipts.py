@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -22,38 +22,57 @@ from notifier.states import Channel, sources
 from notifier.states import Delivery as DeliveryState
 
 MAX_BODY_BYTES = 64 * 1024
-_PURPOSE = "delivery"
+#: one message has a handful of events, also when they come together
+MAX_EVENTS = 50
+#: no receipt is older than this product, and clocks differ by minutes, not days
+_OLDEST = datetime(2020, 1, 1, tzinfo=UTC)
+_AHEAD = timedelta(days=1)
 
 
 def reference(master: MasterKey, delivery_id: int) -> str:
-    """The delivery's name outside: "<id>.<signature>"; the same at every try, also the Message-ID's left side."""
-    return f"{delivery_id}.{master.sign(_PURPOSE, str(delivery_id))}"
+    """The delivery's name outside: "<id>.<signature>"; the same at every try, also the Message-ID's left side.
+
+    Everybody who sees an email sees it, so it proves nothing: see `webhook_reference`.
+    """
+    return f"{delivery_id}.{master.sign('delivery', str(delivery_id))}"
 
 
-def delivery_id(master: MasterKey, reference: str) -> int:
-    """The delivery a reference names. Raises NotFoundError if we did not make it."""
+def webhook_reference(master: MasterKey, provider: str, delivery_id: int) -> str:
+    """The last part of the address one provider reports to about one delivery; known to that provider only."""
+    return f"{delivery_id}.{master.sign(f'webhook:{provider}', str(delivery_id))}"
+
+
+def delivery_id(master: MasterKey, provider: str, reference: str) -> int:
+    """The delivery a webhook reference names. Raises NotFoundError if we did not make it for this provider."""
     number, _, signature = reference.partition(".")
-    if number.isascii() and number.isdigit() and len(number) < 19 and master.check(_PURPOSE, number, signature):
+    plain = number.isascii() and number.isdigit() and len(number) < 19
+    if plain and master.check(f"webhook:{provider}", number, signature):
         return int(number)
     raise NotFoundError("This address names no delivery of ours.")
 
 
-def accept(session: Session, master: MasterKey, parser: ReceiptParser, reference: str, body: bytes) -> int:
+def accept(
+    session: Session, master: MasterKey, parser: ReceiptParser, reference: str, body: bytes, *, now: datetime
+) -> int:
     """Stores what a provider sent about one delivery; returns how many events were new.
 
-    Raises NotFoundError for a reference we did not make, InputError for a body that is too large or not in
-    the provider's form. The same event again is recognised and stored once.
+    Raises NotFoundError for a reference we did not make for this provider, InputError for a body that is too
+    large, not in the provider's form, or of an impossible time. The same event again is stored once.
     """
-    number = delivery_id(master, reference)
+    number = delivery_id(master, parser.name, reference)
     if len(body) > MAX_BODY_BYTES:
         raise InputError(f"A receipt is at most {MAX_BODY_BYTES} bytes long.")
     try:
         events = parser.parse_receipts(reference, body)
     except (ValueError, OverflowError, OSError) as error:
         raise InputError(f"This is not a receipt in the form of {parser.name}.") from error
+    if len(events) > MAX_EVENTS:
+        raise InputError(f"At most {MAX_EVENTS} events can come at once.")
+    if any(not _OLDEST <= event.at <= now + _AHEAD for event in events):
+        raise InputError("An event lies in an impossible past or in the future.")
     delivery = session.get(Delivery, number)
     campaign = session.get(Campaign, delivery.campaign_id) if delivery else None
-    if delivery is None or campaign is None:
+    if delivery is None or campaign is None or delivery.channel != parser.channel:
         raise NotFoundError("This address names no delivery of ours.")
     sealed = master.open_data_key(campaign.data_key, campaign.id).seal(body, b"receipt.body")
     answer = session.execute(
@@ -62,10 +81,11 @@ def accept(session: Session, master: MasterKey, parser: ReceiptParser, reference
             INSERT INTO receipt (delivery_id, campaign_id, doctor_id, provider, event, code, event_at,
                                  provider_message_id, body_sealed, dedup)
             SELECT :delivery_id, :campaign_id, :doctor_id, :provider, e.event, e.code, e.at, e.message_id,
-                   :body, e.dedup
+                   -- the request as it came, kept once
+                   CASE WHEN e.place = 1 THEN CAST(:body AS bytea) END, e.dedup
             FROM unnest(CAST(:events AS text[]), CAST(:codes AS text[]), CAST(:ats AS timestamptz[]),
                         CAST(:message_ids AS text[]), CAST(:dedups AS bytea[]))
-                AS e (event, code, at, message_id, dedup)
+                WITH ORDINALITY AS e (event, code, at, message_id, dedup, place)
             ON CONFLICT (dedup) DO NOTHING
             RETURNING id
             """

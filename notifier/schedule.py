@@ -111,7 +111,7 @@ def after_receipt(
     match event:
         case Event.SENT | Event.NOTED:
             # An uncertain hand-over is known to have arrived at the provider: silence is judged from here.
-            if state is Delivery.UNKNOWN and of_latest_attempt and event is Event.SENT:
+            if state in (Delivery.UNKNOWN, Delivery.SENDING) and of_latest_attempt and event is Event.SENT:
                 return Step(Delivery.ACCEPTED, now + rules.silence)
             return None
         case Event.DELIVERED:

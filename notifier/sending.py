@@ -2,25 +2,24 @@
 
 One `Sender` serves one channel of one worker process; tickets call `work`. Nothing here knows the queue.
 The order of writes is the promise: a row is `sending` with an open attempt before a byte goes out, and
-every later write names the fence of its claim. A process that dies leaves at most `intent_rows` rows
+every later write names the fence of its claim. A process that dies leaves a few dozen rows of each ticket
 uncertain, and none lost.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import orjson
 import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from notifier import notices, store
@@ -36,7 +35,7 @@ from notifier.store import AsyncDatabase, Claimed, Controls, Result
 log = structlog.get_logger()
 
 #: a process that has not read the controls for so long starts no call
-CONTROL_STALE_S = 0.7
+CONTROL_STALE = timedelta(seconds=0.7)
 #: campaigns whose keys and texts a process keeps at hand
 _CACHED_CAMPAIGNS = 64
 _DATABASE_ERRORS = (SQLAlchemyError, OSError, TimeoutError)
@@ -74,9 +73,10 @@ class CampaignTexts:
 class Gate:
     """Knows what is stopped, freshly enough that no call starts later than a second after the commit."""
 
-    def __init__(self, database: AsyncDatabase, every: timedelta) -> None:
+    def __init__(self, database: AsyncDatabase, every: timedelta, stale: timedelta = CONTROL_STALE) -> None:
         self._database = database
         self._every = every.total_seconds()
+        self._stale = stale.total_seconds()
         self._wanted: dict[int, int] = {}
         self._controls = Controls({}, frozenset())
         self._read_at = float("-inf")
@@ -93,14 +93,16 @@ class Gate:
     def is_open(self, campaign_id: int, epoch: int, channel: str, provider: str) -> bool:
         """Whether a call may start now; False also when the database was not heard for too long."""
         age = asyncio.get_running_loop().time() - self._read_at
-        return age < CONTROL_STALE_S and self._controls.allow(campaign_id, epoch, channel, provider)
+        return age < self._stale and self._controls.allow(campaign_id, epoch, channel, provider)
 
     async def read(self) -> None:
         """Asks the database. The answer is as old as the question, whatever time it took."""
         asked_at = asyncio.get_running_loop().time()
         async with self._database.begin() as connection:
-            self._controls = await store.controls(connection, list(self._wanted))
-        self._read_at = asked_at
+            controls = await store.controls(connection, list(self._wanted))
+        # Two may ask at once: an older question, perhaps about fewer campaigns, must not have the last word.
+        if asked_at >= self._read_at:
+            self._controls, self._read_at = controls, asked_at
 
     async def run(self) -> None:
         """Reads for ever. An error leaves the old answer to grow stale, which closes the gate."""
@@ -112,6 +114,43 @@ class Gate:
             await asyncio.sleep(self._every)
 
 
+class Ticket:
+    """The rows of one ticket that are under way: marked but not yet called, and not yet written."""
+
+    __slots__ = ("flying", "moved", "unwritten")
+
+    def __init__(self) -> None:
+        self.flying = 0
+        self.unwritten = 0
+        self.moved = asyncio.Event()
+
+    def add(self, rows: int) -> None:
+        self.flying += rows
+        self.unwritten += rows
+
+    def landed(self) -> None:
+        """A call has ended, or was not made."""
+        self.flying -= 1
+        self.moved.set()
+
+    def written(self, rows: int) -> None:
+        """So many results are committed."""
+        self.unwritten -= rows
+        self.moved.set()
+
+    async def room(self, most_flying: int) -> None:
+        """Waits until no more than so many calls are to come."""
+        while self.flying > most_flying:
+            self.moved.clear()
+            await self.moved.wait()
+
+    async def done(self) -> None:
+        """Waits until every result is committed."""
+        while self.unwritten:
+            self.moved.clear()
+            await self.moved.wait()
+
+
 class Writer:
     """Collects results and writes them in batches; keeps them while the database is away."""
 
@@ -119,22 +158,23 @@ class Writer:
         self._database = database
         self._rows = engine.result_rows
         self._seconds = engine.result_ms / 1000
-        self._waiting: deque[tuple[Result, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[Result, Ticket]] = deque()
         self._full = asyncio.Event()
 
-    def write(self, result: Result) -> asyncio.Future[None]:
-        """The future is done when the result is committed."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((result, done))
+    def write(self, result: Result, ticket: Ticket) -> None:
+        """The ticket hears when it is committed."""
+        self._waiting.append((result, ticket))
         if len(self._waiting) >= self._rows:
             self._full.set()
-        return done
 
     async def run(self) -> None:
         """Writes for ever."""
+        loop = asyncio.get_running_loop()
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._full.wait(), self._seconds)
+            # Not `wait_for`: before Python 3.12 it can swallow the cancellation that ends this task.
+            timer = loop.call_later(self._seconds, self._full.set)
+            await self._full.wait()
+            timer.cancel()
             self._full.clear()
             while self._waiting:
                 await self._flush()
@@ -148,13 +188,26 @@ class Writer:
                     await store.close(connection, [result for result, _ in batch])
                 break
             except _DATABASE_ERRORS as error:
-                # What was sent is known only here until it is written: keep it and try again.
+                # What was sent is known only here until it is written: keep it and try again. A value that
+                # the database refuses will be refused again: then without the provider's own words.
                 log.warning("results_unwritten", rows=len(batch), error=type(error).__name__)
+                if isinstance(error, DataError):
+                    batch = [(result._replace(message_id=None, raw=None), ticket) for result, ticket in batch]
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5)
-        for _, done in batch:
-            if not done.done():
-                done.set_result(None)
+        for ticket, rows in Counter(ticket for _, ticket in batch).items():
+            ticket.written(rows)
+
+
+class Job(NamedTuple):
+    """One row that is marked as being sent, and until when its call may start."""
+
+    campaign_id: int
+    texts: CampaignTexts
+    row: Claimed
+    message: Message
+    start_until: float
+    ticket: Ticket
 
 
 @dataclass(slots=True)
@@ -175,11 +228,23 @@ class Sender:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     jitter: Callable[[], float] = random.random
     draining: asyncio.Event = field(default_factory=asyncio.Event)
-    _slots: asyncio.Semaphore = field(init=False)
+    _jobs: asyncio.Queue[Job] = field(default_factory=asyncio.Queue)
     _texts: dict[int, CampaignTexts] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self._slots = asyncio.Semaphore(self.provider.concurrency)
+    async def run(self) -> None:
+        """Calls the provider for ever, as many at a time as it allows."""
+        await asyncio.gather(*(self._lane() for _ in range(self.provider.concurrency)))
+
+    async def _lane(self) -> None:
+        while True:
+            job = await self._jobs.get()
+            try:
+                await self._send_one(job)
+            except Exception as error:  # noqa: BLE001 - a bug must not end the lane; the lease brings the row back
+                log.error("lane_failed", delivery=job.row.id, error=type(error).__name__)
+                job.ticket.written(1)
+            finally:
+                job.ticket.landed()
 
     async def work(self, campaign_id: int, epoch: int) -> int:
         """Does one ticket's work: claims rows and sends them; returns how many were claimed.
@@ -200,7 +265,6 @@ class Sender:
                     owner=self.owner,
                     lease=timedelta(seconds=self.engine.lease_s),
                     rows=self.engine.claim_rows,
-                    max_crashes=self.engine.max_crashes,
                 )
                 if not rows:
                     return 0
@@ -219,7 +283,7 @@ class Sender:
         return len(rows)
 
     async def _send_all(self, campaign_id: int, texts: CampaignTexts, rows: deque[Claimed]) -> None:
-        flying: set[asyncio.Task[None]] = set()
+        ticket = Ticket()
         group: list[Claimed] = []
         now = asyncio.get_running_loop().time
         # A third of the lease is left for the calls themselves and the writing.
@@ -228,20 +292,17 @@ class Sender:
             await self.gate.read()
             while rows:
                 # The next rows are marked while the last of the group before are still in flight.
-                while len(flying) > self.engine.intent_rows // 2:
-                    done, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        task.result()
-                if self.draining.is_set() or now() > start_until or not self._may(campaign_id, texts):
+                await ticket.room(self.engine.intent_rows // 2)
+                if now() > start_until or not self._may(campaign_id, texts):
                     break
                 granted, wait_s = await self.governor.reserve(min(len(rows), self.engine.intent_rows))
                 if granted:
                     group = [rows.popleft() for _ in range(granted)]
-                    for row, message in await self._intend(texts, group):
-                        call = self._send_one(
-                            campaign_id, texts, row, message, now() + self.engine.lease_s * 2 / 3
-                        )
-                        flying.add(asyncio.create_task(call))
+                    call_until = now() + self.engine.lease_s * 2 / 3
+                    going = await self._intend(texts, group)
+                    ticket.add(len(going))
+                    for row, message in going:
+                        self._jobs.put_nowait(Job(campaign_id, texts, row, message, call_until, ticket))
                     group = []
                 elif wait_s <= 2:
                     await asyncio.sleep(wait_s)
@@ -251,15 +312,19 @@ class Sender:
         except _DATABASE_ERRORS as error:
             log.warning("ticket_ended", campaign=campaign_id, error=type(error).__name__)
             # Whether the last commit happened is not known: what it may have marked was not sent.
+            ticket.add(len(group))
             for row in group:
-                self.writer.write(_not_sent(row, self.clock()))
+                self.writer.write(_not_sent(row, self.clock()), ticket)
+                ticket.landed()
             rows.extend(group)
         await self._give_back_patiently(rows)
-        if flying:
-            await asyncio.gather(*flying)
+        await ticket.done()
 
     def _may(self, campaign_id: int, texts: CampaignTexts) -> bool:
-        return self.gate.is_open(campaign_id, texts.epoch, self.provider.channel, self.provider.name)
+        """Whether a call for this campaign may start now."""
+        return not self.draining.is_set() and self.gate.is_open(
+            campaign_id, texts.epoch, self.provider.channel, self.provider.name
+        )
 
     async def _give_back(self, rows: Iterable[Claimed], due_at: datetime | None = None) -> None:
         async with self.database.begin() as connection:
@@ -312,14 +377,12 @@ class Sender:
         if row.identity_sealed is not None:
             identity = orjson.loads(texts.data_key.open(row.identity_sealed, b"patient.identity"))
             name = f"{identity.get('first_name') or ''} {identity.get('last_name') or ''}".strip()
-        body, html = frozen.fill(name)
         return (
             Message(
                 reference=self.reference(row.id),
                 recipient=texts.data_key.open(row.value_sealed, b"contact.value").decode(),
-                text=body,
-                html=html,
-                subject=frozen.subject,
+                content=frozen,
+                name=name,
                 language=row.language,
                 sender_name=texts.sender_name,
                 reply_to=texts.reply_to,
@@ -327,16 +390,17 @@ class Sender:
             notice_id,
         )
 
-    async def _send_one(
-        self, campaign_id: int, texts: CampaignTexts, row: Claimed, message: Message, start_until: float
-    ) -> None:
-        async with self._slots:
-            in_time = asyncio.get_running_loop().time() < start_until
-            outcome = await self._call(row, message) if in_time and self._may(campaign_id, texts) else None
-        now = self.clock()
-        if outcome is None:
-            await self.writer.write(_not_sent(row, now))
-            return
+    async def _send_one(self, job: Job) -> None:
+        row, now = job.row, asyncio.get_running_loop().time
+        if now() < job.start_until and self._may(job.campaign_id, job.texts):
+            result = self._closed(job, await self._call(row, job.message))
+        else:
+            result = _not_sent(row, self.clock())
+        self.writer.write(result, job.ticket)
+
+    def _closed(self, job: Job, outcome: Outcome) -> Result:
+        """How the attempt ended and what becomes of the row."""
+        row, now = job.row, self.clock()
         step = after_hand_over(
             outcome,
             self.rules,
@@ -345,18 +409,16 @@ class Sender:
             now=now,
             jitter=self.jitter(),
         )
-        await self.writer.write(
-            Result(
-                row.id,
-                row.fence,
-                step.state,
-                step.due_at,
-                0 if step.counts else 1,
-                outcome.kind,
-                outcome.code,
-                outcome.provider_message_id,
-                texts.data_key.seal(outcome.raw.encode(), b"attempt.raw") if outcome.raw else None,
-            )
+        return Result(
+            row.id,
+            row.fence,
+            step.state,
+            step.due_at,
+            0 if step.counts else 1,
+            outcome.kind,
+            outcome.code,
+            outcome.provider_message_id,
+            job.texts.data_key.seal(outcome.raw.encode(), b"attempt.raw") if outcome.raw else None,
         )
 
     async def _call(self, row: Claimed, message: Message) -> Outcome:
@@ -438,10 +500,12 @@ async def load_texts(
         hashes[Channel(row.channel), str(row.language), Variant(row.variant)] = seen
     if notices.combined_digest(hashes) != campaign.notice_hash:
         raise NotifierError(f"The notices of campaign {campaign_id} are not those that were approved.")
+    if not campaign.email.isascii() or not (campaign.email + campaign.practice + campaign.name).isprintable():
+        raise NotifierError("The doctor's name, practice or email cannot stand in an email's headers.")
     return CampaignTexts(
         epoch=epoch,
         data_key=master.open_data_key(campaign.data_key, campaign_id),
-        sender_name=campaign.practice or campaign.name,
+        sender_name=notices.sender_name(campaign.name, campaign.practice),
         reply_to=campaign.email,
         frozen={
             (row.language, row.variant): (row.id, Frozen(row.subject, row.text, row.html))

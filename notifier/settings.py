@@ -79,7 +79,7 @@ class Engine(_Group):
     lease_s: PositiveFloat = 60
     #: rows claimed by one ticket
     claim_rows: Positive = 200
-    #: rows marked `sending` in one commit: at most this many are uncertain after a crash
+    #: rows marked `sending` in one commit; half as many again of each ticket may be uncertain after a crash
     intent_rows: Positive = 50
     #: results are written after so many rows or so many milliseconds
     result_rows: Positive = 50

@@ -23,6 +23,8 @@ STEPS = {
 }
 #: the one place above the steps
 ACTS = "acts"
+#: what edges and workers ask before they start
+START = {"startup"}
 
 
 def modules() -> dict[str, set[str]]:
@@ -77,5 +79,5 @@ def test_the_rehearsal_stands_beside_the_product(name: str):
 
 def test_every_module_has_its_place():
     edges = ("api", "web", "cli", "rehearsal", "importers", "providers", "migrations")
-    placed = GROUND | STEPS | {ACTS, ""}
+    placed = GROUND | STEPS | START | {ACTS, ""}
     assert [name for name in MODULES if name not in placed and name.split(".")[0] not in edges] == []

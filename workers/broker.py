@@ -15,10 +15,8 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import AsyncIO, CurrentMessage, Middleware, Retries, ShutdownNotifications, TimeLimit
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from notifier.errors import ServiceError
+from notifier.startup import client
 
 NAMESPACE = "notifier"
 EMAIL, SMS = "email", "sms"
@@ -50,38 +48,11 @@ class TicketBroker(RedisBroker):
         return mapped
 
 
-def client(url: str) -> redis.Redis:
-    """A client that never repeats a command by itself: a repeated script would run twice."""
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=5,
-        socket_connect_timeout=3,
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 0),
-    )
-
-
-def check(url: str) -> None:
-    """Raises ServiceError if Redis is away, or may throw keys away when memory is full."""
-    connection = client(url)
-    try:
-        policy = connection.config_get("maxmemory-policy").get("maxmemory-policy")
-        version = connection.info("server").get("redis_version", "0")
-    except redis.RedisError as error:
-        raise ServiceError(f"Redis does not answer at REDIS_URL: {error}") from error
-    finally:
-        connection.close()
-    if policy != "noeviction":
-        raise ServiceError(
-            f"Redis at REDIS_URL has maxmemory-policy {policy}: it would silently drop queued work. "
-            "Set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in its configuration file)."
-        )
-    if tuple(int(part) for part in str(version).split(".")[:2]) < (6, 2):
-        raise ServiceError(f"Redis {version} at REDIS_URL is too old: 6.2 or newer, or Valkey, is needed.")
-
-
 def make(url: str, middleware: Sequence[Middleware] = ()) -> TicketBroker:
-    """The broker, set as dramatiq's global one. Own middleware comes after AsyncIO, so it closes before it."""
+    """The broker, set as dramatiq's global one. Own middleware comes after AsyncIO, so it closes before it.
+
+    Raises SettingsError if `url` is not the address of a Redis.
+    """
     broker = TicketBroker(  # type: ignore[no-untyped-call]  # dramatiq's own signature
         client=client(url),
         namespace=NAMESPACE,

@@ -42,7 +42,7 @@ return {granted, 0}
 class Breaker:
     """Opens when half of the last calls ended through the provider's fault, for longer each time.
 
-    A person's refusal is the provider at work; a time-out, a 5xx or no connection is not.
+    A person's refusal is the provider at work; a time-out, a 5xx, no connection or a refusal of us is not.
     """
 
     def __init__(self, *, window: int = 40, least: int = 10, first_s: float = 5, longest_s: float = 300) -> None:
@@ -54,8 +54,8 @@ class Breaker:
 
     def note(self, outcome: Outcome) -> timedelta | None:
         """Takes in how a call ended; returns for how long to stop, if now is the time."""
-        ours_or_persons = outcome.blame in (Blame.PERSON, Blame.OURS)
-        good = outcome.kind is Kind.ACCEPTED or ours_or_persons or outcome.code.startswith(("smtp_4", "http_429"))
+        persons = outcome.blame is Blame.PERSON
+        good = outcome.kind is Kind.ACCEPTED or persons or outcome.code.startswith(("smtp_4", "http_429"))
         self._ends.append(good)
         if good:
             if len(self._ends) >= self._least and all(self._ends):

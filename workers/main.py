@@ -18,7 +18,7 @@ import dramatiq
 import structlog
 from dramatiq.asyncio import get_event_loop_thread
 
-from notifier import logs, settings, store
+from notifier import logs, settings, startup, store
 from notifier.errors import NotifierError, SettingsError
 from notifier.settings import Settings
 from notifier.states import Channel
@@ -100,11 +100,14 @@ def main(arguments: list[str] | None = None) -> int:
         logs.configure(current.log_level)
         if not current.redis_url:
             raise SettingsError("REDIS_URL is not set.")
-        _ = current.master
-        _patiently(lambda: brokers.check(current.redis_url or ""), stop)
-        _patiently(store.Database(current.sqlalchemy_url, pool_size=1).check, stop)
+        master = current.master
+        _patiently(lambda: startup.check_redis(current.redis_url or ""), stop)
+        database = store.Database(current.sqlalchemy_url, pool_size=1)
+        _patiently(database.check, stop)
         if stop.is_set():
             return 0
+        startup.check_master_key(database, master)
+        database.dispose()
         channels = tuple(Channel(name) for name in options.channel or Channel)
         match options.role:
             case "worker":

@@ -37,8 +37,10 @@ ASSUMED_PROCESSES = 8
 
 
 def webhook_url(settings: Settings, provider: str, reference: str) -> str:
-    """Where a provider reports about one delivery."""
-    return f"{settings.public_url.rstrip('/')}/webhooks/{provider}/{reference}"
+    """Where a provider reports about the delivery of this reference; the address itself is the proof."""
+    number = int(reference.partition(".")[0])
+    own = receipts.webhook_reference(settings.master, provider, number)
+    return f"{settings.public_url.rstrip('/')}/webhooks/{provider}/{own}"
 
 
 def make_provider(settings: Settings, channel: Channel) -> Provider:
@@ -113,7 +115,9 @@ class Resources(Middleware):
                 reference=lambda number: receipts.reference(settings.master, number),
                 default_language=profile.languages[0],
             )
-        self._tasks = [asyncio.create_task(run) for run in (gate.run(), writer.run(), self._beat(self._database))]
+        lanes = [sender.run() for sender in self.senders.values()]
+        runs = (gate.run(), writer.run(), self._beat(self._database), *lanes)
+        self._tasks = [asyncio.create_task(run) for run in runs]
 
     async def _beat(self, database: AsyncDatabase) -> None:
         while True:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from notifier import fallback, profiles, receipts, schedule, store
 from notifier.settings import Settings
@@ -32,30 +33,42 @@ class Sweeper:
     def run(self, stop: threading.Event) -> None:
         """Sweeps at the set interval, at once again while there is a backlog."""
         while not stop.is_set():
-            busy = False
-            try:
-                busy = self.sweep() >= BATCH
-            except (SQLAlchemyError, OSError) as error:
-                log.warning("sweeper_waits", error=type(error).__name__)
-            if not busy:
+            if self.sweep() < BATCH:
                 stop.wait(self._settings.engine.sweeper_ms / 1000)
 
     def sweep(self) -> int:
-        """One round in transactions of their own; returns the size of the largest batch."""
-        now = datetime.now(UTC)
-        with self._database.staff() as session:
-            session.execute(store.BEAT, {"process": "sweeper"})
-            returned = store.sweep(
-                session,
-                quiet={channel: rules.unknown_quiet for channel, rules in self._rules.items()},
-                lease=timedelta(seconds=self._settings.engine.lease_s),
-                max_crashes=self._settings.engine.max_crashes,
-                limit=BATCH,
-            )
-        with self._database.staff() as session:
-            applied = receipts.apply(session, self._rules.__getitem__, now=now, limit=BATCH)
-        with self._database.staff() as session:
-            settled = fallback.settle(session, self._profile, now=now, limit=BATCH)
-        if returned or settled.deliveries:
-            log.info("swept", returned=returned, receipts=applied, **settled.counts())
-        return max(returned, applied, settled.deliveries)
+        """One round; returns the size of the largest batch.
+
+        Each part is a transaction of its own and stands alone: trouble in one must not keep the others from
+        their work.
+        """
+        sizes = []
+        for part in (self._return_leases, self._apply_receipts, self._settle):
+            try:
+                with self._database.staff() as session:
+                    sizes.append(part(session))
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("sweeper_waits", part=part.__name__.strip("_"), error=type(error).__name__)
+        return max(sizes, default=0)
+
+    def _return_leases(self, session: Session) -> int:
+        session.execute(store.BEAT, {"process": "sweeper"})
+        returned = store.sweep(
+            session,
+            quiet={channel: rules.unknown_quiet for channel, rules in self._rules.items()},
+            lease=timedelta(seconds=self._settings.engine.lease_s),
+            max_crashes=self._settings.engine.max_crashes,
+            limit=BATCH,
+        )
+        if returned:
+            log.warning("leases_returned", rows=returned)
+        return returned
+
+    def _apply_receipts(self, session: Session) -> int:
+        return receipts.apply(session, self._rules.__getitem__, now=datetime.now(UTC), limit=BATCH)
+
+    def _settle(self, session: Session) -> int:
+        settled = fallback.settle(session, self._profile, now=datetime.now(UTC), limit=BATCH)
+        if settled.deliveries:
+            log.info("settled", **settled.counts())
+        return settled.deliveries

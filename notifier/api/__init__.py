@@ -16,6 +16,7 @@ import notifier
 from notifier.api import campaigns, controls, deliveries, health, incidents, lists, problems, webhooks
 from notifier.api.auth import Context
 from notifier.api.headers import Around, BodyLimit
+from notifier.api.protocol import Wire
 from notifier.providers.brevo_sms import BrevoSmsProvider
 from notifier.settings import Settings
 from notifier.store import Database
@@ -88,6 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     problems.install(app)
     app.add_middleware(BodyLimit, max_list_bytes=settings.max_list_bytes)
+    app.add_middleware(Wire)
     app.add_middleware(Around)
     return app
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from notifier import logs, settings, store
+from notifier import logs, settings, startup, store
 from notifier.api.server import serve
 from notifier.errors import NotifierError
 
@@ -17,6 +17,7 @@ def main() -> int:
         database = store.Database(current.sqlalchemy_url, pool_size=1)
         try:
             database.check()
+            startup.check_master_key(database, current.master)
         finally:
             database.dispose()
         serve(current)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -17,21 +17,34 @@ from pydantic import (
     StringConstraints,
 )
 
+from notifier.api.protocol import is_known, tag_of
 from notifier.states import Campaign as CampaignState
 from notifier.states import Channel, Outcome, Variant
 from notifier.states import Delivery as DeliveryState
 
-_LARGEST = 2**63 - 1
-#: a number of ours in a path or a body
+#: the largest number that JSON carries exactly everywhere (RFC 8259 §6)
+_LARGEST = 2**53 - 1
+#: a number of ours in a path, a query, a body
 PathId = Annotated[int, Path(ge=1, le=_LARGEST)]
 Id = Annotated[int, Field(ge=1, le=_LARGEST)]
+BodyId = Annotated[int, Field(ge=1, le=_LARGEST, strict=True)]
 #: always in UTC
 Instant = Annotated[datetime, AfterValidator(lambda value: value.astimezone(UTC))]
 #: bytes in hexadecimal
 Hex = Annotated[str, BeforeValidator(lambda value: value.hex() if isinstance(value, bytes) else value)]
-#: one printable line
+#: controls, invisible and BiDi marks, halves of letters, line and paragraph separators (Unicode, table 4-4)
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def _seen(value: str) -> str:
+    if any(unicodedata.category(character) in _UNSEEN for character in value):
+        raise ValueError("one line without control, invisible or direction characters is needed")
+    return value
+
+
+#: one line in which every character is seen
 Line = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300), AfterValidator(_seen)
 ]
 #: some sentences of a person
 Words = Annotated[
@@ -52,21 +65,22 @@ class Said(BaseModel):
 
 
 def single(request: Request, thing: BaseModel) -> Response:
-    """One thing with a weak ETag; 304 without a body if the caller has it already (RFC 9110 §13.1.2)."""
+    """One thing with its ETag; 304 without a body if the caller has it already (RFC 9110 §13.1.2)."""
     body = thing.model_dump_json().encode()
-    tag = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
-    known = {_opaque(one) for one in request.headers.get("if-none-match", "").split(",")}
-    if "*" in known or _opaque(tag) in known:
+    tag = tag_of(body)
+    if is_known(request, tag):
         return Response(status_code=304, headers={"ETag": tag})
     return Response(body, headers={"ETag": tag}, media_type="application/json")
 
 
+def written(thing: BaseModel) -> Response:
+    """One thing as it is after a PUT, with its new ETag."""
+    body = thing.model_dump_json().encode()
+    return Response(body, headers={"ETag": tag_of(body)}, media_type="application/json")
+
+
 #: for the OpenAPI description of what is answered by `single`
 UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "Nothing has changed since this ETag."}}
-
-
-def _opaque(tag: str) -> str:
-    return tag.strip().removeprefix("W/")
 
 
 def _number(column: str) -> Any:
@@ -131,8 +145,8 @@ class Doctor(Said):
 class NewCampaign(Heard):
     """One doctor's notification of one incident."""
 
-    incident: Id
-    doctor: Id
+    incident: BodyId
+    doctor: BodyId
 
 
 class Approval(Heard):
@@ -175,7 +189,7 @@ class Started(CampaignLine):
 
 
 class Counts(Said):
-    """Where the rows of the list are: `imported` is the sum of the other five, at every moment."""
+    """Where the rows taken from the lists are: `imported` is the sum of the other five, at every moment."""
 
     imported: int
     excluded: int
@@ -379,7 +393,7 @@ class NewKey(Heard):
     """A key for a program: of one doctor, or of operations where `doctor` is null."""
 
     name: Line
-    doctor: Id | None = None
+    doctor: BodyId | None = None
 
 
 class Key(Said):

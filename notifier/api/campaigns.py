@@ -39,7 +39,7 @@ class CampaignQuery(Paging):
     summary="Create a campaign",
     status_code=201,
     response_model=answers.CampaignLine,
-    responses=documented(403, 404, 409, 413),
+    responses=documented(400, 403, 404, 409, 413, 415),
     dependencies=[Depends(operations)],
 )
 def create_campaign(new: answers.NewCampaign, act: Act) -> Response:
@@ -135,7 +135,7 @@ def preview_notice(
     "/{campaign_id}/approve",
     summary="Approve the notice",
     response_model=answers.CampaignLine,
-    responses=documented(404, 409, 413),
+    responses=documented(400, 404, 409, 413, 415),
 )
 def approve_notice(campaign_id: PathId, approval: answers.Approval, act: Act) -> Response:
     """Freezes the text that was previewed; if it has changed since, or lacks a part, nothing happens (409)."""
@@ -158,7 +158,7 @@ def approve_notice(campaign_id: PathId, approval: answers.Approval, act: Act) ->
     "/{campaign_id}/start",
     summary="Start sending",
     response_model=answers.Started,
-    responses=documented(404, 409, 413),
+    responses=documented(400, 404, 409, 413, 415),
 )
 def start_campaign(campaign_id: PathId, act: Act) -> Response:
     """Makes a delivery for every patient who can be reached, and sends; the campaign must be approved."""
@@ -175,7 +175,7 @@ def start_campaign(campaign_id: PathId, act: Act) -> Response:
     "/{campaign_id}/pause",
     summary="Pause sending",
     response_model=answers.CampaignLine,
-    responses=documented(404, 409, 413),
+    responses=documented(400, 404, 409, 413, 415),
 )
 def pause_campaign(campaign_id: PathId, why: answers.Reason, act: Act) -> Response:
     """No message of this campaign goes out later than a second after the answer."""
@@ -191,7 +191,7 @@ def pause_campaign(campaign_id: PathId, why: answers.Reason, act: Act) -> Respon
     "/{campaign_id}/resume",
     summary="Resume sending",
     response_model=answers.CampaignLine,
-    responses=documented(404, 409, 413),
+    responses=documented(400, 404, 409, 413, 415),
 )
 def resume_campaign(campaign_id: PathId, act: Act) -> Response:
     """Goes on where it stopped; nobody who was told is told again."""
@@ -204,7 +204,7 @@ def resume_campaign(campaign_id: PathId, act: Act) -> Response:
     "/{campaign_id}/cancel",
     summary="Cancel for good",
     response_model=answers.CampaignLine,
-    responses=documented(404, 409, 413),
+    responses=documented(400, 404, 409, 413, 415),
 )
 def cancel_campaign(campaign_id: PathId, why: answers.Reason, act: Act) -> Response:
     """Who was told stays told, nobody else will be; a cancelled campaign cannot be taken up again."""

@@ -17,6 +17,7 @@ from notifier.api.auth import Operations, make_key, operations, revoke_key
 from notifier.api.idempotency import Act
 from notifier.api.pages import Page, Paging, page
 from notifier.api.problems import documented
+from notifier.api.protocol import json_only
 from notifier.models import ApiKey, Hold
 
 holds = APIRouter(prefix="/api/v1/holds", tags=["Holds"], responses=documented(401, 403, 422, 503))
@@ -32,7 +33,13 @@ def list_holds(caller: Operations) -> list[answers.Hold]:
         return [answers.Hold.model_validate(row) for row in session.scalars(select(Hold).order_by(Hold.scope))]
 
 
-@holds.put("/{scope}", summary="Stop sending", response_model=answers.Hold, responses=documented(413))
+@holds.put(
+    "/{scope}",
+    summary="Stop sending",
+    response_model=answers.Hold,
+    responses=documented(400, 413, 415),
+    dependencies=[Depends(operations), Depends(json_only)],
+)
 def set_hold(scope: Scope, new: answers.NewHold, caller: Operations) -> answers.Hold:
     """No message of this scope goes out later than a second after the answer."""
     now = datetime.now(UTC)
@@ -57,7 +64,7 @@ def lift_hold(scope: Scope, caller: Operations) -> Response:
     summary="Make an API key",
     status_code=201,
     response_model=answers.MadeKey,
-    responses=documented(404, 409, 413),
+    responses=documented(400, 404, 409, 413, 415),
     dependencies=[Depends(operations)],
 )
 def create_key(new: answers.NewKey, act: Act) -> Response:

@@ -15,9 +15,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from notifier import startup
 from notifier.api.auth import Held
 from notifier.api.problems import answer, documented
-from notifier.errors import ServiceError
+from notifier.errors import SealingError, ServiceError
 from notifier.states import Campaign, Channel
 from notifier.store import Database
 
@@ -46,6 +47,10 @@ def ready(held: Held) -> Response | Health:
     """503 with the reason if the database is away, too old or not migrated."""
     try:
         held.database.check()
+        # With a wrong key genuine receipts would be refused.
+        startup.check_master_key(held.database, held.settings.master)
+    except SealingError as error:
+        return answer(503, detail=error.message)
     except ServiceError as error:
         # The driver's words name hosts; those stand in the log of who started the program.
         return answer(503, detail="PostgreSQL does not answer." if error.__cause__ else error.message)

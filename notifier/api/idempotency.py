@@ -20,7 +20,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from notifier.api.auth import Caller, Known
-from notifier.errors import ConflictError, InputError
+from notifier.api.problems import StillAtWork
+from notifier.api.protocol import json_only
+from notifier.errors import InputError
 from notifier.models import IdempotentRequest
 
 REPLAYED = "Idempotent-Replayed"
@@ -61,7 +63,7 @@ class Acting:
         """Acts in the caller's own transaction and answers after its commit; or gives the first answer again.
 
         `location` is completed with the `id` of the answer. `kept` takes out of the answer what must not be
-        stored. Raises InputError if the key was used for another request, ConflictError while the first one
+        stored. Raises InputError if the key was used for another request, StillAtWork while the first one
         is still at work.
         """
         with self.caller.transaction() as session:
@@ -87,7 +89,7 @@ class Acting:
             text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": int.from_bytes(lock, signed=True)}
         )
         if not free:
-            raise ConflictError("The first request with this Idempotency-Key is still at work: ask again shortly.")
+            raise StillAtWork("The first request with this Idempotency-Key is still at work: ask again shortly.")
         first = session.get(IdempotentRequest, (self.caller.key_id, self.key))
         if first is not None and first.fingerprint != self._fingerprint:
             raise InputError(
@@ -107,13 +109,18 @@ class Acting:
         )
 
 
-async def acting(request: Request, known: Known, idempotency_key: Key = None) -> Acting:
-    """A request told apart by its body."""
-    # A form is told apart by its file instead, and is not read here.
-    is_form = request.headers.get("content-type", "").startswith("multipart/")
-    body = b"" if is_form else await request.body()
-    place = f"{request.method} {request.url.path}"
-    return Acting(known, idempotency_key, place, hashlib.sha256(body).digest())
+async def acting_unread(request: Request, known: Known, idempotency_key: Key = None) -> Acting:
+    """A request whose body stays unread; `Acting.of` tells it apart later, by the file in it."""
+    return Acting(known, idempotency_key, f"{request.method} {request.url.path}", b"")
+
+
+ActUnread = Annotated[Acting, Depends(acting_unread)]
+
+
+async def acting(request: Request, act: ActUnread) -> Acting:
+    """A request told apart by its body. Raises 415 for a body that is not said to be JSON."""
+    await json_only(request)
+    return act.of(hashlib.sha256(await request.body()).digest())
 
 
 Act = Annotated[Acting, Depends(acting)]

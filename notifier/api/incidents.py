@@ -10,11 +10,12 @@ from sqlalchemy.orm import Session
 
 from notifier import acts
 from notifier.api import answers
-from notifier.api.answers import UNCHANGED, PathId, single
+from notifier.api.answers import UNCHANGED, PathId, single, written
 from notifier.api.auth import Caller, Known, Operations, operations
 from notifier.api.idempotency import Act
 from notifier.api.pages import Page, Paging, page
 from notifier.api.problems import documented
+from notifier.api.protocol import json_only, require_unchanged
 from notifier.errors import NotFoundError
 from notifier.models import Campaign, Doctor, Incident
 
@@ -27,7 +28,7 @@ doctors = APIRouter(prefix="/api/v1/doctors", tags=["Doctors"], responses=docume
     summary="Open an incident",
     status_code=201,
     response_model=answers.Incident,
-    responses=documented(403, 409, 413),
+    responses=documented(400, 403, 409, 413, 415),
     dependencies=[Depends(operations)],
 )
 def create_incident(new: answers.NewIncident, act: Act) -> Response:
@@ -69,16 +70,21 @@ def get_incident(incident_id: PathId, known: Known, request: Request) -> Respons
     "/{incident_id}/facts",
     summary="Replace an incident's facts",
     response_model=answers.Incident,
-    responses=documented(403, 404, 409, 413),
+    responses=documented(400, 403, 404, 409, 412, 413, 415),
+    dependencies=[Depends(operations), Depends(json_only)],
 )
 def change_facts(
     incident_id: PathId, facts: Annotated[dict[str, Any], Body()], caller: Operations, request: Request
 ) -> Response:
-    """Every campaign that is approved but not yet started must be approved again."""
+    """Every campaign that is approved but not yet started must be approved again. With `If-Match`, the ETag of the
+    incident as you know it, nobody else's change is overwritten."""
     with caller.transaction() as session:
+        before = session.get(Incident, incident_id, with_for_update=True)
+        if before is not None:
+            require_unchanged(request, answers.Incident.model_validate(before))
         changed = acts.change_facts(session, incident_id, facts, actor=caller.actor)
         answer = _incident(session, changed)
-    return single(request, answer)
+    return written(answer)
 
 
 @doctors.post(
@@ -86,7 +92,7 @@ def change_facts(
     summary="Add a doctor",
     status_code=201,
     response_model=answers.Doctor,
-    responses=documented(403, 409, 413),
+    responses=documented(400, 403, 409, 413, 415),
     dependencies=[Depends(operations)],
 )
 def create_doctor(new: answers.NewDoctor, act: Act) -> Response:

@@ -17,9 +17,10 @@ from notifier import acts
 from notifier.api import answers
 from notifier.api.answers import PathId
 from notifier.api.auth import Known
-from notifier.api.idempotency import Act
+from notifier.api.idempotency import ActUnread
 from notifier.api.pages import Page, Paging, page
 from notifier.api.problems import documented
+from notifier.api.protocol import media_type
 from notifier.errors import InputError, NotFoundError
 from notifier.models import Campaign, ListFile, ListProblem
 
@@ -52,8 +53,10 @@ OwnCampaign = Annotated[int, Depends(campaign_of)]
 
 async def received(request: Request, own: OwnCampaign) -> UploadFile:
     """The form's one file, on disk where it is large. Raises 413, 415 or InputError."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise HTTPException(415, "Send the list as multipart/form-data with one field `file`.")
+    if media_type(request) != "multipart/form-data":
+        raise HTTPException(
+            415, "Send the list as multipart/form-data with one field `file`.", {"Connection": "close"}
+        )
     parser = MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=0)
     try:
         form = await parser.parse()
@@ -74,12 +77,12 @@ async def received(request: Request, own: OwnCampaign) -> UploadFile:
     summary="Import a patient list",
     status_code=201,
     response_model=answers.ListFile,
-    responses=documented(409, 413, 415),
+    responses=documented(400, 409, 413, 415),
     openapi_extra={"requestBody": _FORM},
 )
-def import_list(own: OwnCampaign, act: Act, file: Annotated[UploadFile, Depends(received)]) -> Response:
+def import_list(own: OwnCampaign, act: ActUnread, file: Annotated[UploadFile, Depends(received)]) -> Response:
     """All of the list is taken or nothing. The same file again changes nothing and gives its first import again;
-    another one adds to it, and an approval given before is void."""
+    another one adds to and corrects it, and an approval given before is void."""
     with file.file as source:
         digest = hashlib.file_digest(source, "sha256").digest()  # type: ignore[arg-type]  # typeshed wants getbuffer
         source.seek(0)

@@ -1,4 +1,9 @@
-"""Long listings in pages: a cursor marks the last row seen, so no row is shown twice or left out."""
+"""Long listings in pages, by id: a cursor marks the last row shown.
+
+Rows committed before a walk began are seen exactly once. A row gets its id before its transaction commits, so
+one that is added meanwhile may stand behind the walk and be missed: walk again. A filter on what changes, a
+state say, is judged when the page is read.
+"""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from notifier.api.headers import SECURITY
 from notifier.errors import (
@@ -39,10 +40,19 @@ TYPE = "urn:patient-notifier:problem:"
 RETRY_AFTER_S = 5
 _UNIQUE_VIOLATION = "23505"
 
+#: when to ask again for the answer of a request that is still at work, in seconds
+_AT_WORK_RETRY_AFTER_S = 1
+
+
+class StillAtWork(ConflictError):
+    """The first request with this Idempotency-Key has not ended: the caller asks again shortly."""
+
+
 #: the first class an error is of decides
 _OF_ERROR: tuple[tuple[type[NotifierError], int, str], ...] = (
     (IncompleteNotice, 409, "incomplete-notice"),
     (MoveError, 409, "state"),
+    (StillAtWork, 409, "at-work"),
     (ConflictError, 409, "conflict"),
     (ListError, 422, "list"),
     (InputError, 422, "input"),
@@ -56,6 +66,7 @@ _OF_STATUS = {
     403: "forbidden",
     404: "not-found",
     405: "method-not-allowed",
+    412: "changed",
     413: "too-large",
     415: "media-type",
     422: "input",
@@ -141,9 +152,9 @@ def of_error(error: NotifierError) -> Response:
                 missing = [MissingPart(part=p, channel=c, language=lang) for p, c, lang in error.missing]
             # A driver's words name hosts and databases.
             unsaid = isinstance(error.__cause__, DBAPIError)
-            return answer(
-                status, name, "The database does not answer." if unsaid else error.message, missing=missing
-            )
+            detail = "The database does not answer." if unsaid else error.message
+            headers = {"Retry-After": str(_AT_WORK_RETRY_AFTER_S)} if isinstance(error, StillAtWork) else None
+            return answer(status, name, detail, headers=headers, missing=missing)
     # A wrong setting or key is for those who run the program, not for the caller.
     log.error("request_failed", error=type(error).__name__, message=error.message)
     return answer(500)
@@ -185,7 +196,19 @@ def _on_validation_error(request: Request, error: Exception) -> Response:
 def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     plain = HTTPStatus(error.status_code).phrase
-    return answer(error.status_code, None, None if error.detail == plain else error.detail, headers=error.headers)
+    headers = {"Allow": _allowed(request)} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+    return answer(error.status_code, None, None if error.detail == plain else error.detail, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes of this path: the router itself names those of the first one only."""
+    taken = {
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
+    return ", ".join(sorted(taken | ({"HEAD"} if "GET" in taken else set())))
 
 
 def _on_disconnect(request: Request, error: Exception) -> Response:

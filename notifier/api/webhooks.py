@@ -5,6 +5,7 @@ No key is asked: the reference in the address is signed by us, and only the prov
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
@@ -24,7 +25,7 @@ Name = Annotated[str, Path(max_length=60)]
     "/{provider}/{reference}",
     summary="Report about a delivery",
     status_code=204,
-    responses=documented(404, 413, 422, 503),
+    responses=documented(400, 404, 413, 422, 503),
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}},
 )
 async def take_receipt(provider: Name, reference: Name, held: Held, request: Request) -> Response:
@@ -34,12 +35,12 @@ async def take_receipt(provider: Name, reference: Name, held: Held, request: Req
         raise NotFoundError("There is no provider of this name.")
     master = held.settings.master
     # Before the body: who made the address up shall not keep us busy.
-    receipts.delivery_id(master, reference)
+    receipts.delivery_id(master, provider, reference)
     body = await request.body()
 
     def store() -> None:
         with held.database.staff() as session:
-            receipts.accept(session, master, parser, reference, body)
+            receipts.accept(session, master, parser, reference, body, now=datetime.now(UTC))
 
     try:
         await run_in_threadpool(store)

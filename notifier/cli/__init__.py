@@ -36,7 +36,7 @@ COMMANDS = {
     "queue": Lazy("notifier.cli.queue:app", "See whether everything moves; stop and let go on."),
     "provider": Lazy("notifier.cli.provider:app", "See who carries email and SMS, and who is on hold."),
     "key": Lazy("notifier.cli.key:app", "Make and revoke keys for the API."),
-    "journal": Lazy("notifier.cli.journal:app", "See who did what, and prove that nothing was changed since."),
+    "journal": Lazy("notifier.cli.journal:app", "See who did what, and check that it was not changed since."),
     "migrate": Lazy("notifier.cli.processes:migrate", "Bring the database to this version's tables."),
     "api": Lazy("notifier.cli.processes:api", "Run the HTTP API and the pages."),
     "worker": Lazy("notifier.cli.processes:worker", "Run one worker process, which sends."),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,16 +18,18 @@ from rich.text import Text
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from notifier import controlling, store
+from notifier import controlling, profiles, store
 from notifier.cli import common
 from notifier.errors import ConflictError, InputError, NotFoundError
-from notifier.models import Campaign, Delivery, Doctor, Incident, Patient
+from notifier.models import Campaign, Delivery, Doctor, Incident, ListFile, Patient
 from notifier.states import Campaign as State
-from notifier.states import Outcome, Variant
+from notifier.states import Channel, Outcome, Variant
+from notifier.states import Delivery as DeliveryState
 
 if TYPE_CHECKING:
     from notifier.acts import Draft
     from notifier.notices import Gap
+    from notifier.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="One doctor's campaign: preview, approve, start, pause, watch.")
 
@@ -49,7 +54,7 @@ def create(
             common.find(work.session, Doctor, doctor).id,
             actor=work.actor,
         )
-        document = report(work.session, made.id)
+        document = report(work.session, made.id, work.settings)
     _show(document, as_json)
 
 
@@ -76,7 +81,7 @@ def list_(
 def show(campaign: CampaignId, as_json: common.Json = False) -> None:
     """Show one campaign: its people in numbers that add up, its deliveries, and what to do next."""
     with common.work() as work:
-        document = report(work.session, campaign)
+        document = report(work.session, campaign, work.settings)
     _show(document, as_json)
 
 
@@ -135,11 +140,12 @@ def approve(
     with common.database() as (database, settings):
         if not yes:
             with common.transaction(database) as session:
-                patients = report(session, campaign)["patients"]
-            _ask(f"Approve this text for the {patients['on_the_way']} patients of campaign {campaign}?", as_json)
+                patients = report(session, campaign, settings)["patients"]
+            question = f"Approve this text for the {patients['on_the_way']:,} patients of campaign {campaign}?"
+            _ask(question, "Nothing was approved.", as_json)
         with common.transaction(database) as session:
             acts.approve(session, settings, campaign, expected_hash=seen, actor=common.actor(), now=common.now())
-            document = report(session, campaign)
+            document = report(session, campaign, settings)
     _show(document, as_json)
 
 
@@ -150,7 +156,7 @@ def start(campaign: CampaignId, as_json: common.Json = False) -> None:
 
     with common.work() as work:
         made = acts.start(work.session, campaign, actor=work.actor, now=work.now)
-        document = report(work.session, campaign) | {"deliveries_made": made}
+        document = report(work.session, campaign, work.settings) | {"deliveries_made": made}
     _show(document, as_json)
 
 
@@ -159,7 +165,7 @@ def pause(campaign: CampaignId, reason: _Reason, as_json: common.Json = False) -
     """Stop sending within a second; what is in the provider's hands already goes out."""
     with common.work() as work:
         controlling.pause(work.session, campaign, actor=work.actor, reason=reason)
-        document = report(work.session, campaign)
+        document = report(work.session, campaign, work.settings)
     _show(document, as_json)
 
 
@@ -168,16 +174,26 @@ def resume(campaign: CampaignId, as_json: common.Json = False) -> None:
     """Go on where a paused campaign stopped; nobody who was told is told again."""
     with common.work() as work:
         controlling.resume(work.session, campaign, actor=work.actor)
-        document = report(work.session, campaign)
+        document = report(work.session, campaign, work.settings)
     _show(document, as_json)
 
 
 @app.command()
-def cancel(campaign: CampaignId, reason: _Reason, as_json: common.Json = False) -> None:
+def cancel(
+    campaign: CampaignId,
+    reason: _Reason,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask again.")] = False,
+    as_json: common.Json = False,
+) -> None:
     """End a campaign for good: who was told stays told, nobody else will be."""
-    with common.work() as work:
-        controlling.cancel(work.session, campaign, actor=work.actor, reason=reason, now=work.now)
-        document = report(work.session, campaign)
+    with common.database() as (database, settings):
+        if not yes:
+            waiting = _look(database, campaign, settings)["patients"]["on_the_way"]
+            question = f"End campaign {campaign} for good? {waiting:,} patients are still on the way."
+            _ask(question, "Nothing was cancelled.", as_json)
+        with common.transaction(database) as session:
+            controlling.cancel(session, campaign, actor=common.actor(), reason=reason, now=common.now())
+            document = report(session, campaign, settings)
     _show(document, as_json)
 
 
@@ -187,28 +203,81 @@ def watch(
     every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.05)] = 1.0,
     as_json: common.Json = False,
 ) -> None:
-    """Watch a campaign until it is completed or cancelled. Ctrl-C stops the watching, not the campaign."""
+    """Watch a campaign until it is completed or cancelled. Ctrl-C stops the watching, not the campaign.
+
+    Not on a terminal, a line is printed whenever the numbers have changed, at most one per second.
+    """
     console = Console(stderr=True)
-    with common.database() as (database, _):
-        document = _look(database, campaign)
+    with common.database() as (database, settings):
+        document = _look(database, campaign, settings)
         if document["state"] in _NOT_STARTED:
             raise ConflictError(f"Campaign {campaign} is {document['state']}. {document['next']}")
         try:
-            with Live(_picture(document), console=console, refresh_per_second=4) as live:
+            with _picturing(console, document) as show:
+                show(document)
                 while document["state"] not in _ENDED:
                     threading.Event().wait(every)
-                    document = _look(database, campaign)
-                    live.update(_picture(document))
+                    document = _look(database, campaign, settings)
+                    show(document)
         except KeyboardInterrupt:
             console.print("No longer watching; the campaign goes on.")
     if as_json:
         _show(document, as_json)
 
 
+@contextmanager
+def _picturing(console: Console, document: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """What shows one look after the other: a picture that moves on a terminal, else plain lines."""
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    with Live(_picture(document), console=console, refresh_per_second=4) as live:
+        yield lambda document: live.update(_picture(document))
+
+
+class _Lines:
+    """Prints a line for each change of the numbers, at most one per second; the end is always said."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._said = ""
+        self._at = float("-inf")
+
+    def __call__(self, document: Mapping[str, Any]) -> None:
+        line = _line(document)
+        late = self._clock() - self._at >= 1 or document["state"] in _ENDED
+        if line != self._said and late:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._said, self._at = line, self._clock()
+
+
+def _line(document: Mapping[str, Any]) -> str:
+    deliveries = {
+        channel: counts
+        for channel, states in document["deliveries"].items()
+        if (counts := {state: count for state, count in states.items() if count})
+    }
+    numbers = [common.in_words(document["patients"])]
+    numbers += [f"{channel}: {common.in_words(counts)}" for channel, counts in deliveries.items()]
+    return f"Campaign {document['id']} ({document['doctor_name']}): {document['state']}; {'; '.join(numbers)}"
+
+
 # --- what is said about a campaign -----------------------------------------------------------------------
 
 
-def report(session: Session, campaign_id: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Deliveries of one channel and state, and when the first and the last of them are due."""
+
+    channel: Channel
+    state: DeliveryState
+    count: int
+    first: datetime
+    last: datetime
+
+
+def report(session: Session, campaign_id: int, settings: Settings) -> dict[str, Any]:
     """Everything `campaign show` says. Raises NotFoundError."""
     campaign = session.get(Campaign, campaign_id, populate_existing=True)
     if campaign is None:
@@ -223,16 +292,52 @@ def report(session: Session, campaign_id: int) -> dict[str, Any]:
         .where(Patient.campaign_id == campaign_id, Patient.outcome == Outcome.UNREACHED)
         .group_by(Patient.outcome_reason)
     )
+    silence = profiles.load(incident.profile, settings.config_dir).silence
     return _head(campaign, doctor, incident) | {
         "plan": campaign.plan,
         "notice_hash": campaign.notice_hash.hex() if campaign.notice_hash else None,
         **common.columns_of(campaign, "approved_at", "approved_by", "created_at"),
+        "lists": _lists(session, campaign_id),
         "patients": patients,
         "unreached": {str(reason): count for reason, count in session.execute(reasons)},
         "deliveries": deliveries,
         "possibly_twice": session.scalar(twice),
-        "next": next_step(campaign.id, State(campaign.state), campaign.reason, patients, deliveries),
+        "next": next_step(
+            campaign.id,
+            State(campaign.state),
+            campaign.reason,
+            patients,
+            deliveries,
+            _waits(session, campaign_id),
+            {channel: rule.means for channel, rule in silence.items()},
+            common.now(),
+        ),
     }
+
+
+def _lists(session: Session, campaign_id: int) -> dict[str, int]:
+    """How many lists, data rows and refused rows were read."""
+    sums = select(
+        func.count(), func.coalesce(func.sum(ListFile.rows), 0), func.coalesce(func.sum(ListFile.refused), 0)
+    ).where(ListFile.campaign_id == campaign_id)
+    return dict(zip(("files", "rows", "refused"), map(int, session.execute(sums).one()), strict=True))
+
+
+def _waits(session: Session, campaign_id: int) -> list[Wait]:
+    waiting = (DeliveryState.PENDING, DeliveryState.UNKNOWN, DeliveryState.ACCEPTED)
+    query = (
+        select(
+            Delivery.channel, Delivery.state, func.count(), func.min(Delivery.due_at), func.max(Delivery.due_at)
+        )
+        .where(Delivery.campaign_id == campaign_id, Delivery.state.in_(waiting), Delivery.due_at.is_not(None))
+        .group_by(Delivery.channel, Delivery.state)
+        .order_by(Delivery.channel, Delivery.state)
+    )
+    return [
+        Wait(Channel(channel), DeliveryState(state), count, first, last)
+        for channel, state, count, first, last in session.execute(query)
+        if first is not None and last is not None
+    ]
 
 
 def next_step(
@@ -241,8 +346,14 @@ def next_step(
     reason: str | None,
     patients: Mapping[str, int],
     deliveries: Mapping[str, Mapping[str, int]],
+    waits: Sequence[Wait],
+    silence: Mapping[Channel, str],
+    now: datetime,
 ) -> str:
-    """What a person should do now, in one sentence."""
+    """What a person should do now, or what is being waited for and until when.
+
+    `silence` says what no news about an accepted delivery means: "informed" or "failed" (the legal profile).
+    """
     quarantined = sum(states["quarantined"] for states in deliveries.values())
     match state:
         case State.DRAFT if not patients["imported"]:
@@ -252,20 +363,69 @@ def next_step(
         case State.APPROVED:
             return f"Start it: notifier campaign start {number}"
         case State.PAUSED:
-            return f"Paused ({reason or 'no reason given'}): resume it with notifier campaign resume {number}"
+            return (
+                f"Paused ({reason or 'no reason given'}): nothing more is sent. Go on where it stopped: "
+                f"notifier campaign resume {number}"
+            )
         case State.SENDING | State.COMPLETED if quarantined:
             return (
                 f"Look at what is set aside ({quarantined}): notifier delivery list {number} --state quarantined"
             )
-        case State.SENDING:
+        case State.SENDING if _is_sending(deliveries, waits, now):
             return f"Nothing: it is sending. Watch it: notifier campaign watch {number}"
-        case _ if patients["unreached"]:
-            return (
-                f"Reach those who were not told ({patients['unreached']}) by letter or call: "
-                f"notifier patients list {number} --outcome unreached"
-            )
+        case State.SENDING:
+            return f"Nothing to do: {_waited_for(waits, silence)}."
         case _:
-            return "Nothing: every patient has an outcome."
+            return " ".join(_at_the_end(number, patients, waits, silence))
+
+
+def _is_sending(deliveries: Mapping[str, Mapping[str, int]], waits: Sequence[Wait], now: datetime) -> bool:
+    """Whether a delivery is due, in a worker's hands, or about to be made."""
+    at_work = sum(states.get(state, 0) for states in deliveries.values() for state in ("leased", "sending"))
+    due = any(wait.state == DeliveryState.PENDING and wait.first <= now for wait in waits)
+    return bool(at_work) or due or not waits
+
+
+def _at_the_end(
+    number: int, patients: Mapping[str, int], waits: Sequence[Wait], silence: Mapping[Channel, str]
+) -> Iterator[str]:
+    """What is left of a campaign that is completed or cancelled."""
+    if patients["unreached"]:
+        yield (
+            f"Reach those who were not told ({patients['unreached']:,}) by letter or call: "
+            f"notifier patients list {number} --outcome unreached"
+        )
+    if on_the_way := patients["on_the_way"]:
+        until = _waited_for(waits, silence) or "their outcome is settled within minutes"
+        yield f"{'And wait' if patients['unreached'] else 'Wait'} for {on_the_way:,} on the way: {until}."
+    elif not patients["unreached"]:
+        yield "Nothing: every patient has an outcome."
+
+
+def _waited_for(waits: Sequence[Wait], silence: Mapping[Channel, str]) -> str:
+    """“120 emails were accepted; they count as informed when no failure comes back by 2026-11-28 09:12 UTC”."""
+    return "; ".join(_wait_in_words(wait, silence) for wait in waits)
+
+
+def _wait_in_words(wait: Wait, silence: Mapping[Channel, str]) -> str:
+    one = wait.count == 1
+    named = {Channel.EMAIL: "email" if one else "emails", Channel.SMS: "SMS"}[wait.channel]
+    what, was, they = f"{wait.count:,} {named}", "was" if one else "were", "it" if one else "they"
+    match wait.state:
+        case DeliveryState.PENDING:
+            return f"{what} {'waits' if one else 'wait'} for the next try, the first at {_minute(wait.first)}"
+        case DeliveryState.UNKNOWN:
+            return f"{what} may have gone out: what comes next is decided by {_minute(wait.last)}"
+    if silence[wait.channel] == "informed":
+        counts = f"{they} {'counts' if one else 'count'} as informed when no failure comes back"
+    else:
+        counts = f"{they} {'counts' if one else 'count'} as failed when no receipt comes"
+    first = f" (the first by {_minute(wait.first)})" if _minute(wait.first) != _minute(wait.last) else ""
+    return f"{what} {was} accepted; {counts} by {_minute(wait.last)}{first}"
+
+
+def _minute(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _head(campaign: Campaign, doctor: Doctor, incident: Incident) -> dict[str, Any]:
@@ -306,8 +466,8 @@ def _gap(gap: Gap) -> dict[str, Any]:
     return common.columns_of(gap, *names) | {"words": gap.words.get("en", gap.part)}
 
 
-def _ask(question: str, as_json: bool) -> None:
-    """Raises InputError where nobody can answer, ConflictError where the answer is no."""
+def _ask(question: str, refused: str, as_json: bool) -> None:
+    """Raises InputError where nobody can answer, ConflictError saying `refused` where the answer is no."""
     if as_json:
         raise InputError("With --json nobody is asked: add --yes.")
     try:
@@ -315,13 +475,14 @@ def _ask(question: str, as_json: bool) -> None:
     except typer.Abort as error:
         raise InputError("Nobody is there to answer: add --yes.") from error
     if not agreed:
-        raise ConflictError("Nothing was approved.")
+        raise ConflictError(refused)
 
 
 def _show(document: Mapping[str, Any], as_json: bool) -> None:
     def show(out: Console) -> None:
-        nested = ("patients", "unreached", "deliveries", "next")
+        nested = ("lists", "patients", "unreached", "deliveries", "next")
         out.print(common.facts("campaign", {name: document[name] for name in document if name not in nested}))
+        out.print(Text(_rows(document)), soft_wrap=True)
         out.print(_people(document))
         for channel, states in document["deliveries"].items():
             if counts := {state: count for state, count in states.items() if count}:
@@ -331,6 +492,12 @@ def _show(document: Mapping[str, Any], as_json: bool) -> None:
     common.emit(document, as_json, show)
 
 
+def _rows(document: Mapping[str, Any]) -> str:
+    lists, imported = document["lists"], document["patients"]["imported"]
+    said = f"Rows of the lists: {lists['rows']:,} = {imported:,} imported + {lists['refused']:,} refused"
+    return f"{said}; see them: notifier patients problems {document['id']}" if lists["refused"] else said
+
+
 def _people(document: Mapping[str, Any]) -> Any:
     patients = dict(document["patients"])
     if document["unreached"]:
@@ -338,9 +505,9 @@ def _people(document: Mapping[str, Any]) -> Any:
     return common.facts("patients", patients)
 
 
-def _look(database: store.Database, campaign: int) -> dict[str, Any]:
+def _look(database: store.Database, campaign: int, settings: Settings) -> dict[str, Any]:
     with common.transaction(database) as session:
-        return report(session, campaign)
+        return report(session, campaign, settings)
 
 
 def _picture(document: Mapping[str, Any]) -> Group:

@@ -164,6 +164,7 @@ def _show_list(answer: dict[str, Any]) -> None:
     for channel, people in answer["reach"].items():
         counts.add_row(f"reached first by {channel}" if channel != "none" else "reached by nothing", f"{people:,}")
     console.print(counts)
+    console.print(columns_table(answer["columns"]))
     if answer["problems"]:
         problems = Table("row", "column", "reason", "in words", title="Refused or doubtful")
         for problem in answer["problems"]:
@@ -177,6 +178,14 @@ def _show_list(answer: dict[str, Any]) -> None:
         for patient in answer["patients"]:
             patients.add_row(*(_plain(value) for value in patient.values()))
         console.print(patients)
+
+
+def columns_table(columns: dict[str, str | None]) -> Table:
+    """Which header was read as what, and which were not read."""
+    table = Table("column of the file", "read as", title="Columns")
+    for header, meaning in columns.items():
+        table.add_row(escape(header), meaning or "[yellow]not read[/]")
+    return table
 
 
 def _plain(value: object) -> str:

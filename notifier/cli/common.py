@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 _JSON = "notifier.json"
 #: columns of a table that is not shown on a terminal
 _WIDE = 160
+#: names of numbers that name something: a row of the database, a line of a list
+_IS_ID = re.compile(r"(?:.*_)?id|row|fence|campaign|delivery|patient|list")
 T = TypeVar("T", "Doctor", "Incident")
 
 
@@ -299,20 +302,25 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]])
     for column in columns:
         made.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
-        made.add_row(*(Text(in_words(row[column])) for column in columns))
+        made.add_row(*(Text(_cell(column, row[column])) for column in columns))
     return made
 
 
 def facts(title: str, values: Mapping[str, Any]) -> Any:
     """A Rich table of names and values."""
-    rows = [{"": name.replace("_", " "), title: value} for name, value in values.items()]
+    rows = [{"": name.replace("_", " "), title: _cell(name, value)} for name, value in values.items()]
     made = table("", ["", title], rows)
     made.title = None
     return made
 
 
+def _cell(name: str, value: object) -> str:
+    """A value under its name: a number that names something is printed as a command takes it."""
+    return str(value) if isinstance(value, int) and _IS_ID.fullmatch(name) else in_words(value)
+
+
 def in_words(value: object) -> str:
-    """A value as a person reads it."""
+    """A value as a person reads it; counts from 10,000 on with separators."""
     match value:
         case None | "":
             return "–"
@@ -323,7 +331,7 @@ def in_words(value: object) -> str:
         case datetime():
             return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         case dict():
-            parts = [f"{name.replace('_', ' ')}: {in_words(part)}" for name, part in value.items()]
+            parts = [f"{name.replace('_', ' ')}: {_cell(name, part)}" for name, part in value.items()]
             nested = any(isinstance(part, dict) for part in value.values())
             return ("\n" if nested else ", ").join(parts) or "–"
         case list() | tuple():

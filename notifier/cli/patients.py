@@ -14,7 +14,9 @@ from sqlalchemy import func, select
 from notifier import acts, addresses, importing
 from notifier.cli import common
 from notifier.cli.campaign import CampaignId
+from notifier.cli.check import columns_table
 from notifier.errors import InputError, NotFoundError
+from notifier.importers.csv import open_list
 from notifier.models import Campaign, ListFile, ListProblem, Patient
 from notifier.states import Outcome
 
@@ -54,6 +56,8 @@ def import_(
             select(func.count()).select_from(ListProblem).where(ListProblem.list_file_id == list_file.id)
         )
         is_new = list_file.imported_at == work.now
+        with open_list(file, work.settings.max_list_bytes) as reader:
+            columns = {name: None if column is None else str(column) for name, column in reader.columns.items()}
     document = {
         "list_file": list_file.id,
         "campaign": campaign,
@@ -64,12 +68,13 @@ def import_(
 
     def show(out: Console) -> None:
         out.print(common.facts("list", document))
+        out.print(columns_table(columns))
         if not is_new:
             out.print("This very file was imported before: nothing was changed.")
         if problems:
             out.print(f"See what is wrong or doubtful: notifier patients problems {campaign}")
 
-    common.emit(document, as_json, show)
+    common.emit(document | {"columns": columns}, as_json, show)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import typer
@@ -30,13 +31,34 @@ def list_(as_json: common.Json = False) -> None:
     """List the providers as they are set, without their secrets, and whether each may send now."""
     with common.work() as work:
         holds = work.session.scalars(select(Hold).where(or_(Hold.until.is_(None), Hold.until > func.now()))).all()
-    rows = [
-        entry | {"holds": [hold.scope for hold in holds if _stops(hold.scope, entry)]}
-        for entry in _configured(work.settings)
-    ]
+    rows = []
+    for entry in _configured(work.settings):
+        stopping = [hold for hold in holds if _stops(hold.scope, entry)]
+        reasons = [hold.reason for hold in stopping]
+        rows.append(entry | {"holds": [hold.scope for hold in stopping], "reasons": reasons})
     common.emit_list(
-        "providers", rows, as_json, ["name", "channel", "at", "sender", "rate_per_s", "ready", "holds"]
+        "providers", rows, as_json, ["name", "channel", "at", "sender", "rate_per_s", "ready", "holds", "reasons"]
     )
+
+
+#: beginnings of codes that no person is to blame for, and what to look at; see `providers` for the codes
+_ADVICE = (
+    (r"http_(401|403)|smtp_53\d", "check the key, or the user name and password"),
+    (r"http_402", "the account has no credit left: fill it up"),
+    (r"http_(400|404)", "the provider refuses what we ask for: check its address and the sender's name"),
+    (r"smtp_5\d\d_5\.(7\.|1\.[78])", "our sender is refused: check its address, SPF, DKIM, and block lists"),
+    (r"unfit_header", "a doctor's name or address cannot stand in an email's headers: correct it"),
+    (r"connect_failed|connection_lost", "the relay does not answer: check its address, port and security"),
+    (r"http_429|smtp_4", "it asks us to slow down: nothing is to do"),
+)
+#: codes of `_ADVICE` that mean our fault: everything but a request to slow down
+OUR_FAULT = "^(" + "|".join(pattern for pattern, _ in _ADVICE[:-1]) + ")"
+
+
+def advice(code: str) -> str:
+    """What to look at when a provider refuses or is held with this code."""
+    found = (said for pattern, said in _ADVICE if re.match(pattern, code))
+    return next(found, "check the key and the relay or the provider")
 
 
 def _configured(settings: Settings) -> list[dict[str, Any]]:

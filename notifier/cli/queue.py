@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -13,10 +13,10 @@ from rich.text import Text
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from notifier import controlling
+from notifier import controlling, startup
 from notifier.cli import common
-from notifier.cli.provider import PROVIDERS
-from notifier.errors import InputError
+from notifier.cli.provider import OUR_FAULT, PROVIDERS, advice
+from notifier.errors import InputError, ServiceError
 from notifier.models import Campaign, Hold
 from notifier.states import Campaign as State
 from notifier.states import Channel
@@ -31,6 +31,10 @@ _NAMESPACE = "notifier"
 _ALIVE_S, _SWEEPER_ALIVE_S = 10.0, 60.0
 #: a due delivery is taken within a second or two when all is well
 _LATE_S = 60.0
+#: refusals by our own fault are a problem from so many of one kind on
+_MANY_REFUSED = 10
+#: the youngest attempts looked at: more than the fastest deployment makes in the 15 minutes asked for
+_ATTEMPTS = 500_000
 
 _Scope = Annotated[str, typer.Option(help="everything, channel:email, channel:sms or provider:NAME.")]
 
@@ -42,11 +46,11 @@ _Scope = Annotated[str, typer.Option(help="everything, channel:email, channel:sm
 def status(as_json: common.Json = False) -> None:
     """Show what waits, what is under way, who is at work, and everything that is wrong."""
     with common.work() as work:
-        document = read(work.session) | {"tickets": _tickets(work.settings.redis_url or "")}
+        document = read(work.session) | _redis(work.settings.redis_url or "")
     document["problems"] = problems(document)
 
     def show(out: Console) -> None:
-        nested = ("holds", "problems")
+        nested = ("holds", "problems", "paused", "refused", "redis_unfit")
         out.print(common.facts("queue", {name: document[name] for name in document if name not in nested}))
         if document["holds"]:
             _print_holds(out, document["holds"])
@@ -124,6 +128,25 @@ _PROCESSES = text(
     FROM heartbeat
     """
 )
+_ATTEMPTS_LATELY = text(
+    f"""
+    WITH lately AS (
+        SELECT a.provider, a.code, a.outcome, a.ended_at, d.state
+        FROM attempt a JOIN delivery d ON d.id = a.delivery_id
+        WHERE a.id > (SELECT coalesce(max(id), 0) - {_ATTEMPTS} FROM attempt)
+          AND a.ended_at > now() - interval '15 minutes'
+    )
+    SELECT provider, NULL AS code, count(*) AS n FROM lately
+    WHERE outcome = 'accepted' AND ended_at > now() - interval '1 minute' GROUP BY provider
+    UNION ALL
+    SELECT provider, code, count(*) FROM lately
+    WHERE outcome = 'refused' AND code ~ :our_fault
+      -- the person has no part in it: the notice still waits to go out
+      AND state IN ('{DeliveryState.PENDING}', '{DeliveryState.LEASED}', '{DeliveryState.SENDING}')
+    GROUP BY provider, code HAVING count(*) >= {_MANY_REFUSED}
+    ORDER BY provider, code
+    """  # noqa: S608 - as above
+)
 
 
 def read(session: Session) -> dict[str, Any]:
@@ -137,6 +160,10 @@ def read(session: Session) -> dict[str, Any]:
     processes = session.execute(_PROCESSES, {"alive_s": _ALIVE_S}).one()
     campaigns = select(Campaign.state, func.count()).group_by(Campaign.state)
     unapplied = text("SELECT count(*) FROM receipt WHERE applied_at IS NULL")
+    lately = session.execute(_ATTEMPTS_LATELY, {"our_fault": OUR_FAULT}).all()
+    paused = session.execute(
+        select(Campaign.id, Campaign.reason).where(Campaign.state == State.PAUSED).order_by(Campaign.id)
+    )
     quarantined = text(f"SELECT count(*) FROM delivery WHERE state = '{DeliveryState.QUARANTINED}'")  # noqa: S608
     return {
         "due": due,
@@ -151,6 +178,11 @@ def read(session: Session) -> dict[str, Any]:
         "feeder_age_s": _seconds(processes.feeder_s),
         "sweeper_age_s": _seconds(processes.sweeper_s),
         "campaigns": {str(state): count for state, count in session.execute(campaigns)},
+        "paused": [{"campaign": row.id, "reason": row.reason} for row in paused],
+        "rate_per_min": dict.fromkeys(PROVIDERS, 0) | {row.provider: row.n for row in lately if row.code is None},
+        "refused": [
+            {"provider": row.provider, "code": row.code, "count": row.n} for row in lately if row.code is not None
+        ],
         "holds": _holds(session),
     }
 
@@ -159,8 +191,10 @@ def problems(status: Mapping[str, Any]) -> list[str]:
     """What is wrong, each in one sentence with what to do; empty when everything moves."""
     found = []
     has_work = bool(status["campaigns"].get(State.SENDING))
+    if status["redis_unfit"]:
+        found.append(status["redis_unfit"])
     if status["tickets"] is None:
-        found.append("Redis does not answer at REDIS_URL: nothing new is sent. Nothing is lost; bring it back.")
+        found.append("Redis cannot be used: nothing new is sent. Nothing is lost; bring it back.")
     if has_work and not status["workers_alive"]:
         found.append("No worker is at work: start one by notifier worker.")
     if has_work and not _is_alive(status["feeder_age_s"], _ALIVE_S):
@@ -168,7 +202,13 @@ def problems(status: Mapping[str, Any]) -> list[str]:
     if (has_work or status["receipts_waiting"]) and not _is_alive(status["sweeper_age_s"], _SWEEPER_ALIVE_S):
         found.append(f"The sweeper {_last_seen(status['sweeper_age_s'])}: start one by notifier sweeper.")
     stopped = {hold["scope"] for hold in status["holds"]}
-    found += [f"Stopped: {scope}. Let it go on by notifier queue go --scope {scope}." for scope in sorted(stopped)]
+    found += [_hold_said(hold) for hold in status["holds"]]
+    found += _paused_said(status["paused"])
+    found += [
+        f"{refused['provider']} refused {refused['count']} in the last 15 minutes by no person's fault "
+        f"({refused['code']}): {advice(refused['code'])}."
+        for refused in status["refused"]
+    ]
     for channel, counts in status["due"].items():
         is_held = stopped & {EVERYTHING, f"channel:{channel}"} or any(
             f"provider:{name}" in stopped for name, carried in PROVIDERS.items() if carried == channel
@@ -183,6 +223,27 @@ def problems(status: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _hold_said(hold: Mapping[str, Any]) -> str:
+    scope, until = hold["scope"], hold["until"]
+    end = f"until {common.in_words(until)}" if until else "until a person lets it go on"
+    said = f"Stopped: {scope}, by {hold['by']}, {end} ({hold['reason']})"
+    if hold["by"] == controlling.ENGINE:
+        return f"{said}: it goes on by itself then; {advice(hold['reason'])}."
+    return f"{said}. Let it go on by notifier queue go --scope {scope}."
+
+
+def _paused_said(paused: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One sentence for each reason, however many campaigns have it."""
+    by_reason: dict[str, list[str]] = {}
+    for one in paused:
+        by_reason.setdefault(one["reason"] or "no reason given", []).append(str(one["campaign"]))
+    return [
+        f"Paused: campaign {', '.join(numbers[:5])}{f' and {len(numbers) - 5} more' if numbers[5:] else ''} "
+        f"({reason}). When that is mended: notifier campaign resume {numbers[0]}."
+        for reason, numbers in by_reason.items()
+    ]
+
+
 def _is_alive(age_s: float | None, within_s: float) -> bool:
     return age_s is not None and age_s <= within_s
 
@@ -191,9 +252,18 @@ def _last_seen(age_s: float | None) -> str:
     return "was never seen" if age_s is None else f"was last seen {age_s:.0f} s ago"
 
 
+def _redis(url: str) -> dict[str, Any]:
+    """What Redis holds, and what is wrong with it. Raises SettingsError for a malformed URL."""
+    try:
+        startup.check_redis(url)
+    except ServiceError as error:
+        return {"tickets": _tickets(url), "redis_unfit": error.message}
+    return {"tickets": _tickets(url), "redis_unfit": None}
+
+
 def _tickets(url: str) -> dict[str, dict[str, int]] | None:
     """Tickets waiting and in workers' hands, by channel; None if Redis does not answer."""
-    client = redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3)
+    client = startup.client(url)
     try:
         counts: dict[str, dict[str, int]] = {}
         for channel in Channel:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from notifier.addresses import unaccented
+from notifier.addresses import check_email, check_phone, unaccented
 from notifier.errors import ListError
 
 
@@ -38,7 +38,7 @@ class Column(StrEnum):
 
 
 #: several columns of these are several values, as long as their names tell them apart
-SEVERAL = frozenset({Column.EMAIL, Column.PHONE, Column.ADDRESS})
+SEVERAL = frozenset({Column.EMAIL, Column.PHONE, Column.ADDRESS, Column.COMMENT})
 CONTACTS = (Column.EMAIL, Column.PHONE)
 NAMES = frozenset({Column.PATIENT_ID, Column.LAST_NAME, Column.BIRTH_NAME, Column.USED_NAME, Column.FIRST_NAME})
 
@@ -74,7 +74,16 @@ _NAMES: dict[Column, str] = {
         electronique, adresse courriel, email address, e mail address, mel, email patient, mail
         patient | email perso, email personnel, mail perso, personal email | email pro, email
         professionnel, mail pro, work email | email secondaire, autre email, mail secondaire,
-        secondary email, other email
+        secondary email, other email | e mail
+        du patient, email du patient, mail du patient, e mail patient, courriel patient, courriel du
+        patient, adresse email du patient, adresse mail du patient, adresse email patient, adresse
+        mail patient, patient email | adresse de messagerie, adresse messagerie, messagerie, adresse
+        de messagerie electronique, messagerie electronique | e mail perso, e mail personnel,
+        courriel perso, courriel personnel, adresse mail perso, adresse email perso | email
+        principal, e mail principal, mail principal, courriel principal, primary email | e mail
+        secondaire, courriel secondaire | email mere | email pere | email parent, email parents, mail
+        parent, mail parents, courriel parent, courriel parents | email representant legal, email
+        tuteur
     """,
     Column.PHONE: """
         telephone, tel, phone, phone number, numero de telephone, numero telephone, n telephone, no
@@ -85,7 +94,21 @@ _NAMES: dict[Column, str] = {
         tel fixe, fixe, telephone domicile, tel domicile, domicile, tel dom, home phone, landline,
         phone home | telephone travail, tel travail, telephone bureau, tel bureau, telephone
         professionnel, telephone pro, tel pro, work phone, office phone, phone work | autre
-        telephone, autre tel, telephone secondaire, other phone
+        telephone, autre tel, telephone secondaire, other phone | tel perso,
+        telephone perso, telephone personnel, tel personnel, numero perso, personal phone | portable
+        perso, mobile perso, portable personnel, mobile personnel, tel portable perso, tel mobile
+        perso, telephone portable perso, telephone mobile perso, personal mobile | mobile patient,
+        portable patient, mobile du patient, portable du patient, tel portable patient, tel mobile
+        patient, patient mobile | telephone du patient, tel du patient, numero patient telephone,
+        patient phone | tel principal, telephone principal, numero principal, primary phone, main
+        phone | portable principal, mobile principal | portable secondaire, mobile secondaire, autre
+        portable, autre mobile | portable pro, portable professionnel, mobile pro, mobile
+        professionnel, work mobile | tel maison, telephone maison, tel prive, telephone prive | tel
+        contact, telephone contact, contact telephone, contact tel | numero de tel, num tel, num
+        telephone, no tel, n tel, numero tel | tel mere, telephone mere, portable mere, mobile mere |
+        tel pere, telephone pere, portable pere, mobile pere | tel parent, tel parents, telephone
+        parent, telephone parents, portable parent, portable parents, tel representant legal,
+        telephone representant legal | tel tuteur, telephone tuteur, portable tuteur
     """,
     Column.ADDRESS: """
         adresse, adresse postale, adresse complete, rue, voie, address, street, address line, street
@@ -112,7 +135,7 @@ _NAMES: dict[Column, str] = {
         sensible, note sensible
     """,
     Column.DOCTOR: """
-        medecin, rpps, numero rpps, n rpps, no rpps, id medecin, medecin id, medecin traitant, rpps
+        medecin, rpps, numero rpps, n rpps, no rpps, id medecin, medecin id, rpps
         medecin, medecin rpps, praticien, reference medecin, doctor, doctor id, doctor reference,
         doctor rpps, practitioner
     """,
@@ -200,10 +223,11 @@ def layout(header: list[str]) -> dict[int, Column]:
         meaning = recognise(name)
         if meaning is None:
             continue
-        if meaning in seen:
+        if meaning in seen and meaning.column is not Column.COMMENT:
+            advice = ", or number them (for instance 'email 1' and 'email 2')" if meaning.column in SEVERAL else ""
             raise ListError(
                 f"Two columns mean the same thing ({meaning.column}): {seen[meaning]!r} and {name.strip()!r}. "
-                "Keep one of them, or number them (for instance 'email 1' and 'email 2')."
+                f"Keep one of them{advice}."
             )
         seen[meaning] = name.strip()
         columns[index] = meaning.column
@@ -214,3 +238,17 @@ def layout(header: list[str]) -> dict[int, Column]:
             "'email', 'courriel', 'adresse e-mail', 'telephone', 'portable', 'mobile' or 'phone'."
         )
     return columns
+
+
+_OF_GUARDIAN = re.compile(r"(mere|pere|parents?|representantlegal|tuteur)\d*$")
+
+
+def guardian(header: str) -> str | None:
+    """Who the contacts of this column belong to, as a note: a parent or guardian; None for the patient."""
+    found = _OF_GUARDIAN.search(_plain(header))
+    return None if found is None else "parent"
+
+
+def looks_like_contact(cell: str) -> bool:
+    """Whether a cell of any column holds an email address or a telephone number."""
+    return check_email(cell).ok if "@" in cell else check_phone(cell).ok

@@ -19,7 +19,17 @@ from typing import Any, BinaryIO
 
 from notifier.addresses import visible
 from notifier.errors import ListError
-from notifier.importers import CONTACTS, NAMES, Column, Doubt, RawRow, layout, recognise
+from notifier.importers import (
+    CONTACTS,
+    NAMES,
+    Column,
+    Doubt,
+    RawRow,
+    guardian,
+    layout,
+    looks_like_contact,
+    recognise,
+)
 
 MAX_BYTES = 512 * 1024 * 1024
 MAX_LINE = 200_000
@@ -29,6 +39,8 @@ _TITLE_LINES = 30
 #: a quoted cell may run over so many lines; with more, its quote is taken as never closed
 _LINES_IN_CELL = 40
 _CHUNK = 1024 * 1024
+#: so many cells of a column that is not read are looked at for contacts
+_CELLS_LOOKED_AT = 50
 _DELIMITERS = (";", "\t", ",", "|")
 
 _MAGIC = {
@@ -58,7 +70,26 @@ class ListReader:
     _stream: BinaryIO
     _header: list[str]
     _layout: dict[int, Column]
-    _header_number: int
+    header_number: int
+    #: cells that hold something, and those of them like a contact, by column that is not read
+    _unread: dict[int, list[int]]
+    #: note for the contacts of a column that belongs to a parent
+    _notes: dict[int, str]
+
+    @property
+    def meanings(self) -> frozenset[Column]:
+        """What the list has columns for."""
+        return frozenset(self._layout.values())
+
+    @property
+    def unread_contact_columns(self) -> list[str]:
+        """Headers of columns that are not read although at least half of their first cells look like contacts.
+        Complete once all rows were read."""
+        return [
+            self._header[index].strip()[:60] or f"#{index + 1}"
+            for index, (cells, contacts) in self._unread.items()
+            if contacts and contacts * 2 >= cells
+        ]
 
     @property
     def names_people(self) -> bool:
@@ -66,11 +97,25 @@ class ListReader:
         return not NAMES.isdisjoint(self._layout.values())
 
     def __iter__(self) -> Iterator[RawRow]:
+        for index in range(len(self._header)):
+            if index not in self._layout:
+                self._unread[index] = [0, 0]
+        looking = list(self._unread)
         for number, fields, doubts in _records(self._stream, self.encoding, self.delimiter, len(self._header)):
-            if number > self._header_number:
+            if number > self.header_number:
+                if looking:
+                    looking = self._look_at_unread(looking, fields)
                 row = self._row(number, fields, doubts)
                 if row is not None:
                     yield row
+
+    def _look_at_unread(self, looking: list[int], fields: list[str]) -> list[int]:
+        """Counts; returns the columns that still have to be looked at."""
+        for index in looking:
+            if index < len(fields) and (value := visible(fields[index])) and fields != self._header:
+                self._unread[index][0] += 1
+                self._unread[index][1] += looks_like_contact(value)
+        return [index for index in looking if self._unread[index][0] < _CELLS_LOOKED_AT]
 
     def _row(self, number: int, fields: list[str], doubts: list[Doubt]) -> RawRow | None:
         if fields[0] == self._header[0] and fields[: len(self._header)] == self._header:
@@ -84,8 +129,10 @@ class ListReader:
             value = value.strip() if value.isascii() else visible(value)
             if column is Column.COMMENT:
                 # the text itself goes no further than this line: GDPR article 5(1)(c)
-                value = "" if value.casefold() in _NO_COMMENT else value and "present"
+                value = value and ("none" if value.casefold() in _NO_COMMENT else "present")
             if value:
+                if index in self._notes:
+                    value += f" ({self._notes[index]})"
                 if column in cells:
                     cells[column].append(value)
                 else:
@@ -97,7 +144,7 @@ class ListReader:
         return RawRow(number, cells, doubts)
 
 
-#: a comment column that holds one of these holds no comment
+#: a comment column that holds one of these says that there is no comment
 _NO_COMMENT = frozenset({"non", "no", "n", "0", "false", "faux", "-", "--", "/", "néant", "neant", "aucun", "ras"})
 
 
@@ -133,8 +180,14 @@ def _open(stream: BinaryIO, max_bytes: int) -> ListReader:
         sha256=digest,
         _stream=stream,
         _header=header,
-        _layout=layout(header),
-        _header_number=header_number,
+        _layout=(meanings := layout(header)),
+        header_number=header_number,
+        _unread={},
+        _notes={
+            index: note
+            for index, column in meanings.items()
+            if column in CONTACTS and (note := guardian(header[index]))
+        },
     )
 
 
@@ -207,7 +260,11 @@ def _examine(stream: BinaryIO) -> tuple[str, bytes]:
             except UnicodeDecodeError:
                 is_valid = False
         if "\0" in text or (not named and b"\0" in chunk):
-            raise ListError(f"This is not a text file: there are zero bytes near byte {position}. {_AS_CSV}")
+            # UTF-16 has two bytes for most characters
+            inside = text.index("\0") * 2 if named else chunk.index(b"\0")
+            raise ListError(
+                f"This is not a text file: there are zero bytes near byte {position + inside + 1:,}. {_AS_CSV}"
+            )
         if not named and not chunk.isascii():
             evidence.add(chunk)
         position += len(chunk)

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from notifier.notices import Frozen
 from notifier.states import Channel
 
 
@@ -38,17 +39,25 @@ class Blame(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One notice, rendered. `reference` is the delivery's: the same at every try."""
+    """One notice for one contact. `reference` is the delivery's: the same at every try."""
 
     reference: str
     recipient: str
-    text: str
+    content: Frozen
     language: str
-    subject: str = ""
-    html: str = ""
-    #: display name of the sender (email only), e.g. "Cabinet du Dr Martin"
+    #: the patient's display name as the list has it; empty for an SMS, which names nobody
+    name: str = ""
+    #: display name of the sender (email only), e.g. "Dr Claire Martin, Cabinet des Lilas"
     sender_name: str = ""
     reply_to: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.content.fill(self.name)[0]
+
+    @property
+    def html(self) -> str:
+        return self.content.fill(self.name)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,7 @@ class ReceiptParser(Protocol):
     """The receiving side of a provider that calls back. The caller has checked that the request is genuine."""
 
     name: str
+    channel: Channel
 
     def parse_receipts(self, reference: str, body: bytes) -> Sequence[Receipt]:
         """Raises ValueError if the body is not in the provider's form."""

@@ -8,6 +8,7 @@ when the answer to our request was lost. An uncertain request is never repeated 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +23,8 @@ from notifier.providers.base import Blame, Event, Kind, Message, Outcome, Receip
 from notifier.settings import BrevoSms
 from notifier.states import Channel
 
+_MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,60}")
+_WORD = re.compile(r"[A-Za-z][A-Za-z_ ]{0,39}")
 _RETRY_CONNECT = timedelta(seconds=5)
 
 #: Brevo's words (API enum and webhook names, lower case without `_`) in ours. Unknown words are noted.
@@ -183,14 +186,16 @@ def _receipt(reference: str, event: dict[str, Any]) -> Receipt:
     return Receipt(
         reference=reference,
         event=_EVENTS.get(word.replace("_", "").lower(), Event.NOTED),
-        code=word[:60],
+        code=word if _WORD.fullmatch(word) else "unreadable",
         at=_at(event),
         provider_message_id=_text(event.get("messageId", event.get("message-id"))),
     )
 
 
 def _text(message_id: object) -> str | None:
-    return None if message_id is None else str(message_id)[:100]
+    """A number or a short word; anything else could hold a person."""
+    known = isinstance(message_id, int | str) and _MESSAGE_ID.fullmatch(str(message_id))
+    return str(message_id) if known else None
 
 
 def _at(event: dict[str, Any]) -> datetime:

@@ -13,6 +13,7 @@ from notifier.errors import InputError
 from notifier.providers import mime
 from notifier.providers.base import Blame, Kind, Message, Outcome
 from notifier.providers.smtp_replies import judge, short_code
+from notifier.providers.smtp_session import Session, SessionLost, Stage, take_over
 from notifier.settings import Smtp
 from notifier.states import Channel
 
@@ -35,7 +36,7 @@ class SmtpProvider:
         self._settings = settings
         self._clock = clock
         self._domain = settings.sender.rpartition("@")[2]
-        self._idle: list[tuple[aiosmtplib.SMTP, int]] = []
+        self._idle: list[tuple[Session, int]] = []
         self._free = asyncio.Semaphore(settings.connections)
 
     async def open(self) -> None:
@@ -43,17 +44,21 @@ class SmtpProvider:
 
     async def close(self) -> None:
         while self._idle:
-            client, _ = self._idle.pop()
-            await _quit(client)
+            session, _ = self._idle.pop()
+            await session.quit()
 
     async def send(self, message: Message) -> Outcome:
         try:
+            recipient = mime.plain_address(message.recipient)
+        except InputError as error:
+            return Outcome(Kind.REFUSED, "unfit_address", Blame.PERSON, raw=error.message)
+        try:
             data = mime.build(message, sender=self._settings.sender, domain=self._domain, now=self._clock())
         except InputError as error:
-            return Outcome(Kind.REFUSED, "unfit_for_email", Blame.PERSON, raw=error.message)
+            return Outcome(Kind.REFUSED, "unfit_header", Blame.OURS, raw=error.message)
         async with self._free:
             try:
-                client, used = await self._connection()
+                session, used = await self._session()
             except aiosmtplib.SMTPAuthenticationError as error:
                 return self._refused(error.code, error.message, Blame.OURS, hold=True)
             except aiosmtplib.SMTPResponseException as error:
@@ -62,18 +67,18 @@ class SmtpProvider:
                 return Outcome(
                     Kind.REFUSED, "connect_failed", Blame.THROTTLED, _RETRY_CONNECT, raw=type(error).__name__
                 )
-            outcome, usable = await self._hand_over(client, message, data)
-            if usable and used + 1 < self._settings.messages_per_connection:
-                self._idle.append((client, used + 1))
+            outcome = await self._hand_over(session, message.reference, recipient, data)
+            if session.is_usable and used + 1 < self._settings.messages_per_connection:
+                self._idle.append((session, used + 1))
             else:
-                await _quit(client)
+                await session.quit()
             return outcome
 
-    async def _connection(self) -> tuple[aiosmtplib.SMTP, int]:
+    async def _session(self) -> tuple[Session, int]:
         while self._idle:
-            client, used = self._idle.pop()
-            if client.is_connected:
-                return client, used
+            session, used = self._idle.pop()
+            if session.is_usable:
+                return session, used
         settings = self._settings
         client = aiosmtplib.SMTP(
             hostname=settings.host,
@@ -85,30 +90,31 @@ class SmtpProvider:
             password=settings.password.get_secret_value() if settings.password else None,
         )
         await client.connect()
-        return client, 0
-
-    async def _hand_over(self, client: aiosmtplib.SMTP, message: Message, data: bytes) -> tuple[Outcome, bool]:
-        """Returns the outcome and whether the connection can be used again."""
-        body_may_be_out = False
         try:
-            await client.mail(self._return_path(message))
-            await client.rcpt(message.recipient)
-            body_may_be_out = True
-            reply = await client.data(data)
-        except aiosmtplib.SMTPResponseException as error:
-            if error.code > 0:
-                closing = error.code == 421  # RFC 5321 §3.8
-                return self._refused(error.code, error.message), not closing and await _reset(client)
-            return _broken(error, body_may_be_out), False
-        except (aiosmtplib.SMTPException, OSError) as error:
-            return _broken(error, body_may_be_out), False
-        raw = f"{reply.code} {reply.message}"[:2000]
-        return Outcome(Kind.ACCEPTED, "accepted", provider_message_id=_queue_id(reply.message), raw=raw), True
+            await client.ehlo()
+        except aiosmtplib.SMTPHeloError:
+            await client.helo()  # a server older than RFC 1869
+        if client.transport is None:
+            raise aiosmtplib.SMTPServerDisconnected("the server closed the connection at once")
+        pipelining = client.supports_extension("pipelining")
+        return take_over(client.transport, pipelining=pipelining, timeout_s=settings.timeout_s), 0
 
-    def _return_path(self, message: Message) -> str:
+    async def _hand_over(self, session: Session, reference: str, recipient: bytes, data: bytes) -> Outcome:
+        try:
+            reply = await session.hand_over(self._return_path(reference), recipient, data)
+        except SessionLost as error:
+            return _broken(error)
+        if reply.stage is Stage.DOT and 200 <= reply.code < 300:
+            raw = f"{reply.code} {reply.text}"[:2000]
+            return Outcome(Kind.ACCEPTED, "accepted", provider_message_id=_queue_id(reply.text), raw=raw)
+        if reply.code == 421:  # the server is closing the connection (RFC 5321 §3.8)
+            await session.quit()
+        return self._refused(reply.code, reply.text)
+
+    def _return_path(self, reference: str) -> bytes:
         """A bounce comes back to an address that names the delivery (VERP)."""
         local, _, domain = (self._settings.return_path or self._settings.sender).rpartition("@")
-        return f"{local}+{message.reference}@{domain}"
+        return f"{local}+{reference}@{domain}".encode()
 
     def _refused(self, code: int, text: str, blame: Blame | None = None, *, hold: bool = False) -> Outcome:
         verdict = judge(code, text)
@@ -126,24 +132,9 @@ def _queue_id(reply: str) -> str | None:
     return found[1] if found else None
 
 
-def _broken(error: Exception, body_may_be_out: bool) -> Outcome:
+def _broken(error: SessionLost) -> Outcome:
     """After the final dot only the server knows whether it took the message (RFC 1047)."""
-    name = type(error).__name__
-    if body_may_be_out:
-        return Outcome(Kind.UNKNOWN, "connection_lost_after_data", raw=name)
-    return Outcome(Kind.REFUSED, "connection_lost", Blame.THROTTLED, timedelta(seconds=1), raw=name)
-
-
-async def _reset(client: aiosmtplib.SMTP) -> bool:
-    try:
-        await client.rset()
-    except (aiosmtplib.SMTPException, OSError):
-        return False
-    return True
-
-
-async def _quit(client: aiosmtplib.SMTP) -> None:
-    try:
-        await client.quit(timeout=2)
-    except (aiosmtplib.SMTPException, OSError):
-        client.close()
+    reason = str(error)
+    if error.may_be_out:
+        return Outcome(Kind.UNKNOWN, "connection_lost_after_data", raw=reason)
+    return Outcome(Kind.REFUSED, "connection_lost", Blame.THROTTLED, timedelta(seconds=1), raw=reason)

@@ -226,6 +226,9 @@ def test_our_reading_of_the_plans_is_libphonenumbers():
         ("0639980001\r\n0639980002", [Piece("0639980001"), Piece("0639980002")]),
         ("0639980001 - 0639980002", [Piece("0639980001"), Piece("0639980002")]),
         ("0639980001 0639980002", [Piece("0639980001"), Piece("0639980002")]),
+        ("06 39 98 00 01 06 39 98 00 02", [Piece("06 39 98 00 01"), Piece("06 39 98 00 02")]),
+        ("06399800010639980002", [Piece("0639980001"), Piece("0639980002")]),
+        ("06 39 98 00 01 16 39 98 00 02", [Piece("06 39 98 00 01 16 39 98 00 02")]),
         ("0639980001 (mère) / 0639980002 travail", [Piece("0639980001", "mère"), Piece("0639980002", "travail")]),
         ("père : 0639980001", [Piece("0639980001", "père")]),
         (
@@ -242,6 +245,50 @@ def test_a_cell_with_several_numbers(cell, pieces):
     assert [(piece.text, piece.note, piece.do_not_use) for piece in found] == [
         (piece.text, piece.note, piece.do_not_use) for piece in pieces
     ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("0639980001 (voisine)", Reason.NOT_THEIRS),
+        ("0639980001 (ex)", Reason.NOT_THEIRS),
+        ("0639980001 - ex-mari", Reason.NOT_THEIRS),
+        ("fils 0639980001", Reason.NOT_THEIRS),
+        ("0639980001 / conjoint", Reason.NOT_THEIRS),
+        ("0639980001 (grand-mère)", Reason.NOT_THEIRS),
+        ("0639980001 - numéro de la voisine Mme Durand", Reason.NOT_THEIRS),
+        ("0639980001 - erreur", Reason.DO_NOT_USE),
+        ("0639980001, décédé", Reason.DO_NOT_USE),
+        ("0639980001 / à supprimer", Reason.DO_NOT_USE),
+        ("0639980001 / Mme Durand", Reason.UNKNOWN_NOTE),
+        ("Durand ; 0639980001", Reason.UNKNOWN_NOTE),
+        ("0639980001 ; bat 3", Reason.UNKNOWN_NOTE),
+        ("0639980001 (mère)", None),
+        ("0639980001 / travail", None),
+        ("0639980001 / aucun", None),
+        ("0639980001 / pas de fixe", None),
+        ("pas de mobile / 0639980001", None),
+        ("0639980001 / pas lui", Reason.UNKNOWN_NOTE),
+        ("tuteur : 0639980001", None),
+    ],
+)
+def test_a_number_of_another_adult_or_with_an_unknown_note_is_refused(cell, reason):
+    (piece,) = split_phones(cell)
+    assert piece.refusal == check_phone(cell).reason == reason
+
+
+def test_an_unknown_note_spoils_only_the_number_beside_it():
+    pieces = split_phones("0639980001 / Mme Durand / 0639980002")
+    assert [(piece.text, piece.refusal) for piece in pieces] == [
+        ("0639980001", Reason.UNKNOWN_NOTE),
+        ("0639980002", None),
+    ]
+
+
+def test_an_address_of_another_adult_is_refused():
+    assert check_email("a@example.fr (voisine)").reason == Reason.NOT_THEIRS
+    assert check_email("a@example.fr / mari").reason == Reason.NOT_THEIRS
+    assert check_email("a@example.fr (mère)").ok
 
 
 def test_notes_that_name_somebody_else_are_told_apart():

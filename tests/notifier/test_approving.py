@@ -214,7 +214,7 @@ def test_another_text_than_the_one_seen_is_not_approved(database: Database):
     with database.staff() as session:
         campaign = make_campaign(session)
         seen = ready(session, campaign)
-        with pytest.raises(ConflictError, match="no longer the one"):
+        with pytest.raises(ConflictError, match="this hash is not that of the present text"):
             approve(session, campaign, notices=make_notices(text="Autre texte"), expected_hash=seen)
         assert campaign.state == Campaign.READY
         assert campaign.notice_hash is None

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from notifier import composing, notices, profiles
+from notifier import composing, notices, profiles, sms
 from notifier.composing import Composed, Doctor, Facts, compose, preview
 from notifier.errors import IncompleteNotice, InputError, SettingsError
 from notifier.notices import Problem, readable
@@ -300,15 +300,112 @@ def test_an_incomplete_notice_says_to_a_doctor_what_where_and_in_which_language(
     assert composed.missing[0].words["fr"].startswith("email en français – le téléphone du point de contact")
 
 
-def test_an_sms_that_is_too_long_is_refused_and_the_doctor_told_how_to_shorten_it():
+def gap_of(
+    composed: Composed, part: str, language: str = "fr", variant: Variant = Variant.STANDARD
+) -> notices.Gap:
+    found = (*composed.missing, *composed.warnings)
+    [gap] = [gap for gap in found if (gap.part, gap.language, gap.variant) == (part, language, variant)]
+    return gap
+
+
+def sms_of(composed: Composed, language: str = "fr", variant: Variant = Variant.STANDARD) -> notices.DraftNotice:
+    [draft] = [draft for draft in composed.notices if draft.key == (Channel.SMS, language, variant)]
+    return draft
+
+
+LONG_PRACTICE = "Maison médicale pluridisciplinaire des Lilas et des Jardins " * 4
+
+
+def test_short_texts_that_are_too_long_are_refused_and_by_how_much():
     composed = write(make_facts(short__advice={}))
     assert gaps(composed.missing) == {("sms.length", "sms")}
-    assert "shorten the short texts" in composed.missing[0].words["en"]
+    over = sms.measure(sms_of(composed).text).units - 6 * 153
+    words = gap_of(composed, "sms.length").words
+    assert words["en"] == (
+        f"SMS in French – the SMS – {over} characters too long: shorten the short texts of the incident "
+        "(these texts belong to all doctors: their approvals will have to be given again)."
+    )
+    assert f"trop long de {over} caractères : raccourcissez les textes courts" in words["fr"]
 
 
-def test_an_alphabet_that_doubles_the_cost_is_warned_of():
+def test_a_long_practice_leaves_the_sms_where_name_and_telephone_are_enough():
+    composed = write(doctor=dataclasses.replace(DOCTOR, practice=LONG_PRACTICE))
+    assert composed.missing == composed.warnings == ()
+    for draft in composed.notices:
+        if draft.channel is Channel.SMS:
+            assert draft.text.startswith("Dr Claire Martin (01 99 00 12 34)")
+            assert (draft.parts <= 6, draft.encoding) == (True, "GSM-7")
+        else:
+            assert LONG_PRACTICE.strip() in draft.text
+
+
+def test_a_practice_that_fits_stays_in_the_sms():
+    assert sms_of(write()).text.startswith("Dr Claire Martin, Cabinet médical des Lilas (")
+
+
+def test_a_name_too_short_to_identify_is_not_left_alone_in_the_sms():
+    composed = write(doctor=dataclasses.replace(DOCTOR, name="Dr X", practice=LONG_PRACTICE))
+    assert gaps(composed.missing) == {("sms.length", "sms")}
+    assert sms_of(composed).text.startswith("Dr X, Maison")
+    assert "shorten the doctor's name, practice or telephone" in gap_of(composed, "sms.length").words["en"]
+
+
+def test_a_long_name_is_the_doctors_own_to_shorten():
+    composed = write(doctor=dataclasses.replace(DOCTOR, name="Dr " + "Marie-Antoinette " * 12))
+    assert gaps(composed.missing) == {("sms.length", "sms")}
+    over = sms.measure(sms_of(composed).text).units - 6 * 153
+    words = gap_of(composed, "sms.length").words["en"]
+    assert f"{over} characters too long: shorten the doctor's name or telephone by so many" in words
+    assert "incident" not in words
+
+
+def test_a_letter_outside_the_alphabet_is_named_with_where_it_stands():
+    composed = write(doctor=dataclasses.replace(DOCTOR, name="Dr Жanna Test"))
+    assert gaps(composed.missing) == {("sms.length", "sms")}
+    over = sms.measure(sms_of(composed).text).units - 6 * 67
+    words = gap_of(composed, "sms.length").words
+    assert (
+        f"{over} characters too long, because one character outside the SMS alphabet leaves room for 402 characters "
+        "instead of 918: “Ж” (the doctor's name). Write it with a letter of the SMS alphabet."
+    ) in words["en"]
+    assert "« Ж » (le nom du médecin)" in words["fr"]
+    assert "“Ж” (the doctor's name)" in gap_of(composed, "sms.alphabet").words["en"]
+
+
+def test_a_letter_outside_the_alphabet_in_the_texts_of_all_doctors_is_said_to_be_theirs():
+    composed = write(make_facts(short__contact_name="Équipe Ж"))
+    assert "“Ж” (the texts of the incident)" in gap_of(composed, "sms.length").words["en"]
+    assert "belong to all doctors" in gap_of(composed, "sms.length").words["en"]
+
+
+def test_letter_and_length_are_both_said():
+    composed = write(make_facts(short__advice={}), doctor=dataclasses.replace(DOCTOR, name="Dr Жanna Test"))
+    assert "characters will still be too many" in gap_of(composed, "sms.length").words["en"]
+
+
+def test_a_practice_in_other_letters_is_left_out_of_the_sms():
     composed = write(doctor=dataclasses.replace(DOCTOR, practice="Ιατρείο Лилия"))
-    assert ("sms.alphabet", "sms") in gaps(composed.warnings)
+    assert composed.missing == composed.warnings == ()
+    assert sms_of(composed).text.startswith("Dr Claire Martin (")
+
+
+@pytest.mark.parametrize("variant", Variant)
+def test_no_line_of_a_french_email_can_begin_with_its_punctuation(variant: Variant):
+    facts = make_facts(contact__name="Cellule « Info » : qui appeler ?", short__contact_name="Cellule : info")
+    composed = write(facts, languages=["fr"], variants=[variant])
+    [email, text_message] = composed.notices
+    for body in (email.text, email.html):
+        assert not re.search(r" [:;?!»]|« ", body)
+        assert "Téléphone\u00a0: " in body
+        assert "suspect\u00a0: transférez" in body
+        assert "Cellule «\u00a0Info\u00a0»\u00a0: qui appeler\u00a0?" in body
+    assert "\u00a0" not in email.subject + text_message.text
+    assert "Contact : Cellule : info" in text_message.text
+
+
+def test_the_spaces_of_an_english_email_stay_plain():
+    [email, _] = write(languages=["en"], variants=[Variant.STANDARD]).notices
+    assert "\u00a0" not in email.text + email.html
 
 
 @pytest.mark.parametrize(
@@ -375,13 +472,15 @@ def test_a_mark_typed_into_a_fact_proves_nothing():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("Claire Martin", "Dr Claire Martin"), ("Docteur Martin", "Docteur Martin"), ("Pr Martin", "Pr Martin"),
-     ("Drouet", "Dr Drouet")],
+     ("Drouet", "Dr Drouet"), ("Docteure Anne Test", "Docteure Anne Test"), ("Dre Anne Test", "Dre Anne Test")],
 )  # fmt: skip
 def test_a_doctor_without_a_title_gets_one(name: str, expected: str):
     drafts = write(doctor=dataclasses.replace(DOCTOR, name=name)).notices
     assert all(expected in draft.text for draft in drafts)
     subjects = {draft.subject for draft in drafts if (draft.channel, draft.language) == (Channel.EMAIL, "fr")}
-    assert subjects == {f"Information importante sur vos données personnelles – Cabinet du {expected}"}
+    assert subjects == {f"Information importante sur vos données personnelles – {expected}"}
+    subjects = {draft.subject for draft in drafts if (draft.channel, draft.language) == (Channel.EMAIL, "en")}
+    assert subjects == {f"Important information about your personal data – {expected}"}
 
 
 def test_a_practice_that_bears_the_doctors_name_is_not_said_twice():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
 
 from notifier import acts, controlling, fanout
-from notifier.errors import ConflictError, MoveError, NotFoundError
+from notifier.errors import ConflictError, InputError, MoveError, NotFoundError
 from notifier.settings import Settings
 from notifier.store import Database
 from tests.factories import make_campaign, make_settings, person, start_campaign
@@ -98,3 +98,53 @@ def test_every_act_is_in_the_journal_with_who_and_why(database: Database, curren
         "hold.lift",
     ]
     assert rows[-1] == ("key:3", "hold.lift", "everything")
+
+
+def test_a_shorter_stop_does_not_end_a_longer_one(database: Database):
+    with database.staff() as session:
+        controlling.hold(session, "everything", actor="key:3", reason="for good", now=NOW)
+    with database.staff() as session, pytest.raises(ConflictError, match="for longer"):
+        controlling.hold(
+            session, "everything", actor="key:4", reason="a minute", now=NOW, until=NOW + timedelta(minutes=1)
+        )
+    with database.staff() as session:
+        assert session.execute(text("SELECT until, reason FROM hold")).all() == [(None, "for good")]
+
+
+def test_a_campaign_cancelled_before_it_told_anybody_may_be_followed_by_another(
+    database: Database, current: Settings
+):
+    campaign_id = make_campaign(database, current, [person(1)])
+    with database.staff() as session:
+        old = controlling.locked(session, campaign_id)
+        with pytest.raises(ConflictError, match="already has campaign"):
+            controlling.create(session, current.master, old.incident_id, old.doctor_id, actor="cli:test")
+    with database.staff() as session:
+        old = controlling.cancel(session, campaign_id, actor="cli:test", reason="wrong list", now=NOW)
+    with database.staff() as session:
+        new = controlling.create(session, current.master, old.incident_id, old.doctor_id, actor="cli:test")
+        assert new.id != campaign_id
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("email", "élise@example.org", "not a usable address"),
+        ("email", "none", "not a usable"),
+        ("name", " ", "needs: name"),
+    ],
+)
+def test_a_doctor_whose_values_cannot_stand_in_a_message_is_refused(
+    database: Database, field: str, value: str, said: str
+):
+    from tests.factories import make_doctor
+
+    with database.staff() as session, pytest.raises(InputError, match=said):
+        make_doctor(session, 1, **{field: value})
+
+
+def test_a_practice_name_over_two_lines_becomes_one(database: Database):
+    from tests.factories import make_doctor
+
+    with database.staff() as session:
+        assert make_doctor(session, 1, practice="Cabinet\r\nExemple").practice == "Cabinet Exemple"

@@ -118,6 +118,12 @@ def test_the_patient_id_comes_before_the_name():
     assert _judge(patient_id="A7", last_name="Martin").key == _judge(patient_id="a7", last_name="Martain").key
 
 
+def test_a_contact_of_another_adult_is_not_used():
+    judged = _judge(last_name="M", phone="0639980001 (voisine)", email="a@example.fr (mari)")
+    assert (judged.emails, judged.numbers) == ([], [])
+    assert judged.problems == [("email", "contact_of_another_adult"), ("phone", "contact_of_another_adult")]
+
+
 def test_namesakes_without_a_birth_date_stay_two_people():
     one = _judge(last_name="Martin", first_name="Luc", email="a@example.fr")
     other = _judge(last_name="Martin", first_name="Luc", email="b@example.fr")
@@ -306,6 +312,122 @@ def test_one_id_with_two_birth_dates_is_two_people():
     assert [problem["reason"] for problem in report["problems"]] == ["same_id_other_person"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dossier;nom prenom;email\n5;MARTIN Jean;j@example.fr\n5;DUPONT Marie;m@example.fr\n",
+        "id;nom;prenom;ne le;email\n5;M;Luc;1/2/2015;a@example.fr\n5;M;Léa;1/2/2015;b@example.fr\n",
+        "id;nom;prenom;ne le;email\n5;M;Luc;1/2/1960;a@example.fr\n5;M;Luc;1/2/1990;b@example.fr\n",
+        "id;nom;email\n5;M;a@example.fr\n5;;b@example.fr\n",
+        "id;email\n5;a@example.fr\n5;b@example.fr\n",
+        "id;portable\n5;0639980001\n5;0639980002\n",
+    ],
+)
+def test_two_people_with_one_id_never_become_one(text, save, people):
+    report = _check(text)
+    assert (report["accepted"], report["merged"]) == (2, 0)
+    assert {"row": 3, "column": "patient_id", "reason": "same_id_other_person"} in report["problems"]
+    assert save(text).accepted == 2
+    assert [len(emails + numbers) for _, _, emails, numbers in people()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id;nom;prenom;email\n5;M;Luc;a@example.fr\n5;M;LUC;b@example.fr\n",
+        "id;nom;nom de naissance;prenom;email\n5;M;N;Léa;a@example.fr\n5;N;;Léa;b@example.fr\n",
+        "id;nom;email\n5;M;a@example.fr\n5;;a@example.fr\n",
+        "id;email;portable\n5;a@example.fr;\n5;;0639980001\n",
+    ],
+)
+def test_one_person_in_two_rows_of_one_id_stays_one(text):
+    report = _check(text)
+    assert (report["accepted"], report["merged"]) == (1, 1)
+    assert "same_id_other_person" not in [problem["reason"] for problem in report["problems"]]
+
+
+def test_an_id_column_that_holds_the_same_for_everybody_loses_nobody(save):
+    rows = [f"1;Nom{number % 3000};p{number % 3000}@example.fr\n" for number in range(6000)]
+    report = _check("dossier;nom;email\n" + "".join(rows))
+    assert (report["accepted"], report["merged"]) == (3000, 3000)
+    listed = save("dossier;nom;email\n" + "".join(rows))
+    assert (listed.accepted, listed.merged) == (3000, 3000)
+
+
+def test_a_contact_of_more_people_than_a_family_is_nobodys(save, people, database: Database):
+    rows = [f"{n};N{n};home@example.fr;06 39 98 00 0{n};family@example.fr\n" for n in range(1, 7)]
+    rows += ["7;N7;home@example.fr;;\n", "8;N8;own@example.fr / home@example.fr;;\n"]
+    text = "id;nom;email;portable;email 2\n" + "".join(rows)
+    report = _check(text)
+    assert report["reach"] == {"email": 7, "sms": 0, "letter": 0, "none": 1}
+    assert [(one["row"], one["reason"]) for one in report["problems"]] == [
+        (n, "shared_by_many") for n in range(2, 10)
+    ]
+    save(text)
+    assert [emails for _, _, emails, _ in people()] == [["family@example.fr"]] * 6 + [[], ["own@example.fr"]]
+    assert [patient.outcome for patient, *_ in people()] == ["on_the_way"] * 6 + ["unreached", "on_the_way"]
+    with database.staff() as session:
+        problems = session.execute(
+            select(models.ListProblem.row, models.ListProblem.column, models.ListProblem.reason)
+        )
+        assert [tuple(one) for one in problems] == [(n, "email", "shared_by_many") for n in range(2, 10)]
+
+
+def test_the_doctors_own_contacts_are_no_patients(save, people):
+    own = ("Cabinet@example.org", "01 99 00 12 34", "06 39 98 00 99")
+    text = "nom;email;portable;fixe\nM;cabinet@example.org;0639980099;0199001234\nN;n@example.fr;;\n;cabinet@example.org;;\n"
+    report = _check(text, own_contacts=own)
+    assert report["reach"] == {"email": 1, "sms": 0, "letter": 0, "none": 1}
+    assert [(one["row"], one["reason"]) for one in report["problems"]] == [
+        *[(2, "practice_contact")] * 3,
+        (4, "practice_contact"),
+        (4, "no_identity"),
+    ]
+    save(text, own_contacts=own)
+    assert [(emails, numbers, identity.phones) for _, identity, emails, numbers in people()] == [
+        ([], [], ()),
+        (["n@example.fr"], [], ()),
+    ]
+
+
+def test_yes_and_no_about_one_person_is_yes_and_a_dash_is_neither(save, people):
+    text = (
+        "id;nom;email;concerne\n1;M;a@example.fr;oui\n1;M;a@example.fr;non\n2;N;b@example.fr;non\n"
+        "2;N;b@example.fr;\n3;P;c@example.fr;-\n4;Q;d@example.fr;non\n4;Q;d@example.fr;oui\n"
+    )
+    report = _check(text)
+    assert (report["accepted"], report["excluded"]) == (4, 1)
+    assert [(one["row"], one["column"], one["reason"]) for one in report["problems"]] == [
+        (3, "affected", "yes_and_no"),
+        (8, "affected", "yes_and_no"),
+    ]
+    save(text)
+    assert [(patient.outcome, patient.outcome_reason) for patient, *_ in people()] == [
+        ("on_the_way", None),
+        ("excluded", "not_affected"),
+        ("on_the_way", None),
+        ("on_the_way", None),
+    ]
+
+
+@pytest.mark.parametrize("footer", ["Fin de liste", "1 patient(s)", "Nombre: 1", "2 patients", "Nb patients : 1"])
+def test_a_footer_is_no_person(footer):
+    report = _check(f"nom;prenom;email\nM;L;a@example.fr\n{footer};;\n")
+    assert (report["accepted"], report["refused"]) == (1, 1)
+    assert report["problems"] == [{"row": 3, "column": "row", "reason": "totals_line"}]
+
+
+def test_a_header_repeated_is_reported_once_and_as_that():
+    report = _check("nom;email\nM;a@example.fr\nnom;email\n")
+    assert report["problems"] == [{"row": 3, "column": "row", "reason": "header_again"}]
+
+
+def test_a_list_without_rows_says_so(save):
+    for act in (_check, save):
+        with pytest.raises(ListError, match="nothing below"):
+            act("nom;email\n")
+
+
 def test_an_error_in_the_last_of_many_rows_is_found_and_numbered():
     rows = [f"p{number}@example.fr\n" for number in range(499)]
     report = _check("email\n" + "".join(rows) + "p499@example..fr\n")
@@ -325,8 +447,9 @@ def test_an_error_in_the_last_of_many_rows_is_found_and_numbered():
     )
 )
 def test_the_sums_always_hold(rows):
-    report = _check("id,nom,email,portable\n" + "".join(",".join(row) + "\n" for row in rows))
+    report = _check("id,nom,email,portable\n9,Petit,,\n" + "".join(",".join(row) + "\n" for row in rows))
     assert report["rows"] == report["accepted"] + report["merged"] + report["refused"] == len(report["patients"])
+    assert report["columns"] == {"id": "patient_id", "nom": "last_name", "email": "email", "portable": "phone"}
     assert sum(report["reach"].values()) == report["accepted"] - report["excluded"]
     assert report["refused"] <= len(report["problems"])
 
@@ -459,7 +582,15 @@ def test_the_same_file_again_changes_nothing(save, people, database: Database):
     assert _count(database, models.ListFile) == 1
 
 
-def test_a_further_list_adds_people_and_contacts_at_the_end(save, people, database: Database):
+def _by_id(found) -> dict:
+    return {
+        identity.patient_id: rest
+        for patient, identity, *contacts in found
+        for rest in [(patient, identity, *contacts)]
+    }
+
+
+def test_a_further_list_adds_people_and_corrects_those_known(save, people, database: Database):
     save(LIST)
     further = save(
         HEADER
@@ -468,36 +599,84 @@ def test_a_further_list_adds_people_and_contacts_at_the_end(save, people, databa
         + "9;Roux;Max;;max@example.fr;;;;;\n"
     )
     assert (further.rows, further.accepted, further.merged, further.refused) == (3, 1, 2, 0)
-    found = {
-        identity.patient_id: (patient, identity, emails, numbers)
-        for patient, identity, emails, numbers in people()
-    }
+    found = _by_id(people())
     assert len(found) == _count(database, models.Patient) == 4
-    zoe, identity, emails, _ = found["1"]
-    assert emails == ["z@example.fr", "zoe@example.fr", "new@example.fr"]
+    zoe, identity, emails, numbers = found["1"]
+    assert (emails, numbers, identity.phones) == (["new@example.fr", "z@example.fr"], [], ())
     assert (zoe.merged, identity.town) == (2, "Paris")
     anne, identity, _, numbers = found["3"]
     assert (anne.outcome, anne.outcome_reason, anne.outcome_at) == ("on_the_way", None, None)
     assert numbers == ["+33639980003"]
     assert anne.has_postal
     assert identity.address == ("2 rue B",)
+    assert found["2"][2:] == (["z@example.fr"], ["+33639980002"])  # not in the further list
 
 
-def test_a_further_list_may_report_a_death_but_not_undo_one(save, people):
-    save("id;nom;email;decede\n1;M;a@example.fr;\n2;N;b@example.fr;oui\n")
-    save("id;nom;email;decede\n1;M;a@example.fr;oui\n2;N;b@example.fr;\n")
+def test_a_further_list_leaves_alone_what_it_has_no_column_for(save, people):
+    save(
+        "id;nom;email;portable;fixe;langue;remarque;concerne\n"
+        "1;M;a@example.fr;0639980001;0199001234;en;x;oui\n2;N;b@example.fr;;;;;non\n"
+    )
+    save("id;nom;email;decede\n1;M;b@example.fr;\n2;N;;\n")
+    (one, identity, emails, numbers), (other, *_) = people()
+    assert (emails, numbers, identity.phones) == (["b@example.fr"], ["+33639980001"], ("+33199001234",))
+    assert (one.language, one.variant) == ("en", "comment")
+    assert (other.outcome, other.outcome_reason) == ("excluded", "not_affected")
+
+
+def test_a_further_list_takes_the_last_contact_away(save, people):
+    save("id;nom;email\n1;M;a@example.fr\n")
+    save("id;nom;email\n1;M;\n2;N;b@example.fr\n")
+    (one, _, emails, _), _ = people()
+    assert (one.outcome, one.outcome_reason, one.outcome_at, emails) == ("unreached", "no_contact", NOW, [])
+
+
+def test_a_further_list_may_report_a_death_and_undo_one(save, people):
+    save("id;nom;email;decede\n1;M;a@example.fr;\n2;N;b@example.fr;oui\n3;P;;oui\n")
+    save("id;nom;email;decede\n1;M;a@example.fr;oui\n2;N;b@example.fr;\n3;P;;non\n")
     assert [(patient.outcome, patient.outcome_reason) for patient, *_ in people()] == [
-        ("excluded", "deceased")
-    ] * 2
+        ("excluded", "deceased"),
+        ("on_the_way", None),
+        ("unreached", "no_contact"),
+    ]
 
 
-def test_an_id_that_is_another_persons_in_an_earlier_list_is_refused(save, people, database: Database):
+def test_a_comment_stays_one_unless_a_further_list_says_no(save, people):
+    head = "id;nom;email;remarque;commentaire sensible\n"
+    save(head + "1;M;a@example.fr;x;oui\n2;N;b@example.fr;x;oui\n3;P;c@example.fr;;\n")
+    save(head + "1;M;a@example.fr;;\n2;N;b@example.fr;non;\n3;P;c@example.fr;oui;non\n")
+    assert [(patient.variant, patient.comment_sensitive) for patient, *_ in people()] == [
+        ("comment", True),
+        ("standard", False),
+        ("comment", False),
+    ]
+
+
+def test_a_further_list_with_its_own_numbering_loses_nobody(save, people, database: Database):
     save("id;nom;prenom;ne le;email\n1;M;Luc;1/2/1960;a@example.fr\n")
     further = save("id;nom;prenom;ne le;email\n1;N;Zoé;3/4/1990;b@example.fr\n2;P;Max;3/4/1991;c@example.fr\n")
-    assert (further.accepted, further.merged, further.refused) == (1, 0, 1)
-    assert [emails for _, _, emails, _ in people()] == [["a@example.fr"], ["c@example.fr"]]
+    assert (further.accepted, further.merged, further.refused) == (2, 0, 0)
+    assert [emails for _, _, emails, _ in people()] == [["a@example.fr"], ["b@example.fr"], ["c@example.fr"]]
     with database.staff() as session:
-        assert session.scalars(select(models.ListProblem.reason)).all() == ["patient_id_of_another_person"]
+        assert session.scalars(select(models.ListProblem.reason)).all() == ["same_id_other_person"]
+
+
+def test_people_who_share_an_id_are_known_again_in_any_order(save, people):
+    head = "id;nom;prenom;ne le;email\n"
+    save(head + "1;M;Luc;1/2/1960;luc@example.fr\n1;N;Zoé;3/4/1990;zoe@example.fr\n")
+    further = save(
+        head + "1;N;Zoé;3/4/1990;zoe2@example.fr\n1;M;Luc;1/2/1960;luc2@example.fr\n1;R;Max;;max@example.fr\n"
+    )
+    assert (further.accepted, further.merged) == (1, 2)
+    again = save(
+        head + "1;R;Max;;max3@example.fr\n1;M;Luc;1/2/1960;luc3@example.fr\n1;N;Zoé;3/4/1990;zoe3@example.fr\n"
+    )
+    assert (again.accepted, again.merged) == (0, 3)
+    assert [(identity.first_name, emails) for _, identity, emails, _ in people()] == [
+        ("Luc", ["luc3@example.fr"]),
+        ("Zoé", ["zoe3@example.fr"]),
+        ("Max", ["max3@example.fr"]),
+    ]
 
 
 def test_a_comment_decides_the_variant_and_its_text_is_nowhere(save, people, database: Database):
@@ -531,6 +710,31 @@ def test_an_unusable_list_leaves_nothing(save, database: Database, text: str, wo
 
 def test_a_list_of_the_expected_doctor_is_taken(save):
     assert save("nom;email;rpps\nM;a@example.fr;1000000 0001\n", expected_doctor="10000000001").accepted == 1
+
+
+@pytest.mark.parametrize("written", ["Dr Camille EXEMPLE", "Exemple Camille", "10000000001", "1000000 0001"])
+def test_the_doctors_name_or_reference_may_stand_in_the_doctor_column(save, written):
+    accepted = ("10000000001", "Dr Camille Exemple")
+    assert save(f"nom;email;médecin\nM;a@example.fr;{written}\n", expected_doctor=accepted).accepted == 1
+
+
+def test_another_doctors_list_is_refused_with_the_reference_that_was_expected(save):
+    with pytest.raises(ListError, match="Row 2 belongs to another doctor than '10000000001'") as caught:
+        save("nom;email;médecin\nM;a@example.fr;Dr Autre\n", expected_doctor=["10000000001", "Dr Camille Exemple"])
+    assert "Autre" not in caught.value.message
+
+
+def test_a_familys_own_doctor_says_nothing_about_the_list(save):
+    assert save("nom;email;médecin traitant\nM;a@example.fr;Dr Autre\n", expected_doctor="1").accepted == 1
+
+
+def test_a_column_of_contacts_that_is_not_read_is_reported_once(save, database: Database):
+    save("Liste\nnom;email;Tél. du voisin\nM;a@example.fr;0639980001\nN;b@example.fr;0639980002\n")
+    with database.staff() as session:
+        problems = session.execute(
+            select(models.ListProblem.row, models.ListProblem.column, models.ListProblem.reason)
+        )
+        assert [tuple(one) for one in problems] == [(2, "Tél. du voisin", "contact_column_not_read")]
 
 
 def test_a_started_campaign_takes_no_list(save, database: Database, campaign: models.Campaign):

@@ -160,3 +160,34 @@ def test_the_hash_of_a_campaign_does_not_depend_on_the_order_of_its_notices():
     one, two = make_draft(), make_draft(language="en")
     assert notices.hash_of([one, two]) == notices.hash_of([two, one])
     assert notices.hash_of([one]) != notices.hash_of([one, two])
+
+
+@pytest.mark.parametrize(
+    ("name", "practice", "expected"),
+    [
+        ("Dr Martin", "Cabinet des Lilas", "Dr Martin, Cabinet des Lilas"),
+        ("Claire Martin", "Cabinet des Lilas", "Dr Claire Martin, Cabinet des Lilas"),
+        ("Docteure Anne Test", "Cabinet des Lilas", "Docteure Anne Test, Cabinet des Lilas"),
+        ("M. Anne-Marie Test", "Cabinet des Lilas", "M. Anne-Marie Test, Cabinet des Lilas"),
+        ("M.-C. Test", "", "Dr M.-C. Test"),
+        ("Dr Martin", "Cabinet du Dr Martin", "Cabinet du Dr Martin"),
+        ("Dr Claire Martin", "Cabinet Claire Martin", "Cabinet Claire Martin"),
+        ("Dr Claire Martin", "Cabinet Claire Martin-Dupont", "Dr Claire Martin, Cabinet Claire Martin-Dupont"),
+        ("Dr Martin", "Cabinet du Dr Martinez", "Dr Martin, Cabinet du Dr Martinez"),
+        ("Dr Martin", "Clinique Saint-Martin", "Dr Martin, Clinique Saint-Martin"),
+        ("Dr Martin", "", "Dr Martin"),
+        ("", "Cabinet des Lilas", "Cabinet des Lilas"),
+        ("Dr Martin", "Cabinet " + "x" * 120, "Dr Martin"),
+        ("Dr Martin\r\nBcc: spy@example.com", "Cabinet\u202e", "Dr Martin Bcc: spy@example.com, Cabinet"),
+        ("", "", ""),
+    ],
+)
+def test_a_sender_is_the_doctor_and_the_practice_and_nobody_twice(name: str, practice: str, expected: str):
+    assert notices.sender_name(name, practice) == expected
+
+
+@given(st.text(max_size=400), st.text(max_size=400))
+def test_a_sender_is_one_plain_line_of_bounded_length(name: str, practice: str):
+    sender = notices.sender_name(name, practice)
+    assert len(sender) <= notices.MAX_SENDER
+    assert sender == clean_line(sender)

@@ -47,7 +47,8 @@ def send_sms(database: Database, current: Settings, outcome: Outcome | None = No
 
 def accept(database: Database, current: Settings, parser: BrevoSmsProvider, delivery: int, data: bytes) -> int:
     with database.staff() as session:
-        return receipts.accept(session, current.master, parser, receipts.reference(current.master, delivery), data)
+        own = receipts.webhook_reference(current.master, parser.name, delivery)
+        return receipts.accept(session, current.master, parser, own, data, now=datetime.now(UTC))
 
 
 def apply(database: Database, current: Settings) -> int:
@@ -122,16 +123,59 @@ def test_a_forged_reference_is_refused_without_a_trace(
 ):
     send_sms(database, current)
     with database.staff() as session, pytest.raises(NotFoundError):
-        receipts.accept(session, current.master, parser, reference, body("delivered"))
+        receipts.accept(session, current.master, parser, reference, body("delivered"), now=datetime.now(UTC))
     with database.staff() as session:
         assert session.scalar(text("SELECT count(*) FROM receipt")) == 0
 
 
 def test_a_reference_of_another_delivery_does_not_fit(database: Database, current: Settings, parser):
     delivery = send_sms(database, current)
-    signature = receipts.reference(current.master, delivery + 1).partition(".")[2]
+    signature = receipts.webhook_reference(current.master, parser.name, delivery + 1).partition(".")[2]
     with pytest.raises(NotFoundError):
-        receipts.delivery_id(current.master, f"{delivery}.{signature}")
+        receipts.delivery_id(current.master, parser.name, f"{delivery}.{signature}")
+
+
+def test_what_stands_in_an_email_proves_nothing(database: Database, current: Settings, parser):
+    """The Message-ID and return path are seen by every server on the way and by the patient."""
+    delivery = send_sms(database, current)
+    for forged in (
+        receipts.reference(current.master, delivery),
+        receipts.webhook_reference(current.master, "x", delivery),
+    ):
+        with database.staff() as session, pytest.raises(NotFoundError):
+            receipts.accept(session, current.master, parser, forged, body("delivered"), now=datetime.now(UTC))
+
+
+def test_a_provider_of_sms_says_nothing_about_an_email(database: Database, current: Settings, parser):
+    campaign = start_campaign(database, current, [person(1)])
+    run(current, FakeProvider(), campaign.id, campaign.epoch)
+    with database.staff() as session:
+        delivery = session.scalar(text("SELECT id FROM delivery"))
+    with pytest.raises(NotFoundError):
+        accept(database, current, parser, delivery, body("hard_bounce"))
+
+
+@pytest.mark.parametrize("second", [0, 253402300799, 10**18, -5])
+def test_an_impossible_time_is_refused(database: Database, current: Settings, parser, second: int):
+    delivery = send_sms(database, current)
+    data = orjson.dumps({"msg_status": "delivered", "messageId": 1, "ts_event": second})
+    with pytest.raises(InputError):
+        accept(database, current, parser, delivery, data)
+
+
+def test_many_events_at_once_are_bounded_and_their_body_is_kept_once(
+    database: Database, current: Settings, parser
+):
+    delivery = send_sms(database, current)
+
+    def events(count: int) -> bytes:
+        return orjson.dumps([{"msg_status": "sent", "messageId": 1, "ts_event": T0 + at} for at in range(count)])
+
+    assert accept(database, current, parser, delivery, events(receipts.MAX_EVENTS)) == receipts.MAX_EVENTS
+    with database.staff() as session:
+        assert session.scalar(text("SELECT count(body_sealed) FROM receipt")) == 1
+    with pytest.raises(InputError, match="At most"):
+        accept(database, current, parser, delivery, events(receipts.MAX_EVENTS + 1))
 
 
 @pytest.mark.parametrize("data", [b"", b"not json", b"{}", b"[]", b"x" * 70_000])
@@ -159,7 +203,10 @@ def test_a_receipt_that_comes_before_our_own_write_wins(database: Database, curr
     async def receipt_first(message) -> None:
         def now() -> None:
             with database.staff() as session:
-                receipts.accept(session, current.master, parser, message.reference, body("delivered"))
+                own = receipts.webhook_reference(
+                    current.master, parser.name, int(message.reference.partition(".")[0])
+                )
+                receipts.accept(session, current.master, parser, own, body("delivered"), now=datetime.now(UTC))
             apply(database, current)
 
         await asyncio.to_thread(now)
@@ -171,3 +218,37 @@ def test_a_receipt_that_comes_before_our_own_write_wins(database: Database, curr
         assert session.scalar(text("SELECT outcome FROM attempt")) == "accepted", (
             "the attempt is closed all the same"
         )
+
+
+def test_nothing_is_silence_while_a_receipt_waits_to_be_applied(database: Database, current: Settings, parser):
+    delivery = send_sms(database, current)
+    accept(database, current, parser, delivery, body("delivered"))
+    settle(database, current, after=timedelta(days=4))
+    assert states(database) == {"accepted": 1}
+    apply(database, current)
+    settle(database, current, after=timedelta(days=4))
+    assert states(database) == {"delivered": 1}
+
+
+def test_an_uncertain_row_is_not_sent_again_while_a_receipt_waits(database: Database, current: Settings, parser):
+    delivery = send_sms(database, current, Outcome(Kind.UNKNOWN, "no_answer"))
+    accept(database, current, parser, delivery, body("delivered"))
+    settle(database, current, after=timedelta(days=4))
+    assert states(database) == {"unknown": 1}
+
+
+def test_a_late_delivered_takes_back_the_message_that_was_to_replace_it(
+    database: Database, current: Settings, parser
+):
+    campaign = start_campaign(database, current, [person(1, email=None, phone="06 39 98 11 11 / 06 39 98 22 22")])
+    accepted = Outcome(Kind.ACCEPTED, "accepted", provider_message_id="1")
+    run(current, FakeProvider(Channel.SMS, lambda _: accepted), campaign.id, campaign.epoch)
+    settle(database, current, after=timedelta(days=4))
+    assert states(database) == {"failed": 1, "pending": 1}
+    with database.staff() as session:
+        first = session.scalar(text("SELECT id FROM delivery WHERE state = 'failed'"))
+    accept(database, current, parser, first, body("delivered"))
+    apply(database, current)
+    settle(database, current)
+    assert states(database) == {"delivered": 1, "cancelled": 1}
+    assert outcomes(database, campaign.id)["informed"] == 1

@@ -146,6 +146,10 @@ def test_sent_settles_an_uncertain_hand_over():
     assert step == Step(Delivery.ACCEPTED, NOW + RULES.silence)
 
 
+def test_sent_is_believed_before_our_own_write_too():
+    assert receipt(Event.SENT, Delivery.SENDING) == Step(Delivery.ACCEPTED, NOW + RULES.silence)
+
+
 @pytest.mark.parametrize(
     ("events", "end"),
     [

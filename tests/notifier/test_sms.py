@@ -131,3 +131,7 @@ def test_published_cases(shared: Path):
         assert measured.parts == expected.get("segments", measured.parts), case["id"]
         assert measured.units == expected.get("septets", measured.units), case["id"]
         assert measured.text == expected.get("sent", expected.get("downgraded", measured.text)), case["id"]
+
+
+def test_letters_whose_bar_or_dot_is_no_accent_lose_it_where_the_text_then_fits():
+    assert (measure("Đặng đ ı").encoding, measure("Đặng đ ı").text) == ("GSM-7", "Dang d i")

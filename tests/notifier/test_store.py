@@ -6,10 +6,12 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from notifier import models, store
 from notifier.errors import ServiceError
+from notifier.rehearsal.servers import Postgres
 from notifier.store import Database
 
 
@@ -47,7 +49,7 @@ def test_a_migrated_database_is_what_the_models_say(database: Database):
 
 def test_every_table_of_a_doctor_has_row_level_security(database: Database):
     owned = {table.name for table in models.Base.metadata.tables.values() if "doctor_id" in table.columns}
-    owned = owned - {"api_key"} | {"doctor"}
+    owned = owned - {"api_key"} | {"doctor", "incident"}
     with database.engine.connect() as connection:
         secured = set(connection.scalars(text("SELECT relname FROM pg_class WHERE relrowsecurity")))
     assert secured == owned
@@ -62,11 +64,42 @@ def test_a_doctor_sees_only_their_own_rows(database: Database):
         assert [doctor.id for doctor in session.query(models.Doctor)] == [mine.id]
         assert [campaign.doctor_id for campaign in session.query(models.Campaign)] == [mine.id]
         assert not store.moved(session, theirs.id, store.Campaign.READY)
+    for values in (
+        {"campaign_id": theirs.id, "doctor_id": other.id},
+        {"campaign_id": theirs.id, "doctor_id": mine.id},
+    ):
+        with database.doctor(mine.id) as session:
+            session.add(models.Contact(channel="email", value_blind=b"b", value_sealed=b"s", **values))
+            with pytest.raises(DBAPIError, match="row-level security"):
+                session.flush()
+            session.rollback()
+
+
+def test_a_doctor_can_neither_make_a_campaign_nor_erase_its_people(database: Database):
+    with database.staff() as session:
+        campaign = _campaign(session, _doctor(session, 1))
+    for statement in (
+        "UPDATE campaign SET data_key = NULL",
+        "UPDATE campaign SET doctor_id = 1",
+        "INSERT INTO campaign (incident_id, doctor_id) VALUES (1, 1)",
+        "UPDATE incident SET facts = '{}'",
+        "DELETE FROM patient",
+    ):
+        with database.doctor(campaign.doctor_id) as session:
+            with pytest.raises(DBAPIError, match="permission denied"):
+                session.execute(text(statement))
+            session.rollback()
+
+
+def test_a_doctor_sees_the_incidents_of_their_own_campaigns_only(database: Database):
+    with database.staff() as session:
+        mine, other = _doctor(session, 1), _doctor(session, 2)
+        _campaign(session, mine)
+        session.add(models.Incident(reference="another", profile="eu-gdpr-fr", facts={}))
     with database.doctor(mine.id) as session:
-        session.add(models.Campaign(incident_id=theirs.incident_id, doctor_id=other.id))
-        with pytest.raises(DBAPIError, match="row-level security"):
-            session.flush()
-        session.rollback()
+        assert [incident.reference for incident in session.query(models.Incident)] == ["incident"]
+    with database.doctor(other.id) as session:
+        assert session.query(models.Incident).count() == 0
 
 
 def test_api_keys_are_out_of_a_doctors_reach(database: Database):
@@ -143,3 +176,41 @@ def test_an_old_postgresql_is_refused_by_name():
 
     with pytest.raises(ServiceError, match="PostgreSQL 14 is too old: 15"):
         store.check_version(Old())
+
+
+def test_an_ordinary_user_with_createrole_can_migrate_and_then_work(server_dir):
+    """As docs/operations.md promises; from PostgreSQL 16 on, making a role does not allow to take it on."""
+    server = Postgres(server_dir / "other", durable=False)
+    url = make_url(server.start()).set(drivername="postgresql+psycopg")
+    try:
+        owner = Database(url.render_as_string(hide_password=False))
+        with owner.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("CREATE ROLE app LOGIN CREATEROLE"))
+            connection.execute(text("CREATE DATABASE own OWNER app"))
+        owner.dispose()
+        as_app = url.set(username="app", database="own").render_as_string(hide_password=False)
+        store.migrate(as_app)
+        store.migrate(as_app)
+        database = Database(as_app)
+        database.check()
+        with database.staff() as session:
+            doctor = _doctor(session, 1)
+        with database.doctor(doctor.id) as session:
+            assert session.query(models.Doctor).count() == 1
+        database.dispose()
+    finally:
+        server.stop()
+
+
+def test_a_user_who_may_not_act_as_the_two_roles_is_told_how_to_mend_it(postgres, template_database):
+    url = make_url(postgres.start()).set(drivername="postgresql+psycopg")
+    owner = Database(url.render_as_string(hide_password=False))
+    with owner.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CREATE ROLE stranger LOGIN"))
+    owner.dispose()
+    database = Database(
+        url.set(username="stranger", database=template_database).render_as_string(hide_password=False)
+    )
+    with pytest.raises(ServiceError, match="GRANT|may not"):
+        database.check()
+    database.dispose()

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from openapi_schema_validator import OAS30Validator
 
+from notifier.notices import Frozen
 from notifier.providers.base import Blame, Event, Kind, Message, Outcome
 from notifier.providers.brevo_sms import BrevoSmsProvider
 from notifier.settings import BrevoSms
@@ -20,7 +21,7 @@ from tests.providers.conftest import raw_server
 MESSAGE = Message(
     reference="7.abcdefgh",
     recipient="+33639980001",
-    text="Dr Exemple vous informe : vos données ont été copiées.",
+    content=Frozen("", "Dr Exemple vous informe : vos données ont été copiées.", ""),
     language="fr",
 )
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notifier.errors import InputError
+from notifier.notices import Frozen, span
 from notifier.providers import mime
 from notifier.providers.base import Message
 
@@ -18,6 +19,11 @@ NOW = datetime(2026, 11, 25, 9, 30, 5, tzinfo=UTC)
 
 
 def build(**changes: str) -> bytes:
+    """What a server makes of what follows DATA."""
+    return written(**changes).replace(b"\r\n..", b"\r\n.")
+
+
+def written(**changes: str) -> bytes:
     values = {
         "reference": "12.abcdefgh",
         "recipient": "patient@example.org",
@@ -27,8 +33,13 @@ def build(**changes: str) -> bytes:
         "language": "fr",
         "sender_name": "Cabinet (Pôle A), Besançon",
         "reply_to": "cabinet@example.org",
+        "name": "",
     }
-    return mime.build(Message(**(values | changes)), sender="notice@example.net", domain="example.net", now=NOW)
+    values |= changes
+    content = Frozen(*(values.pop(part) for part in ("subject", "text", "html")))
+    return mime.build(
+        Message(content=content, **values), sender="notice@example.net", domain="example.net", now=NOW
+    )
 
 
 def read(data: bytes) -> EmailMessage:
@@ -93,3 +104,26 @@ def test_the_message_survives_a_standard_library_round_trip():
     message = read(build(text=".\n..x\nfin\n"))
     again = read(message.as_bytes(policy=SMTP))
     assert again.get_body(preferencelist=("plain",)).get_content() == message.get_body(("plain",)).get_content()
+
+
+@given(
+    st.text(alphabet=st.characters(exclude_categories=["Cs", "Co"], exclude_characters="\r"), max_size=200),
+    st.text(alphabet=st.characters(exclude_categories=["Cs", "Co"], exclude_characters="\r"), max_size=200),
+    st.sampled_from(["Éléonore d'Alembert", ".Point", "A" * 119, "é" * 60, "Jean <b>", ""]),
+)
+def test_a_name_spliced_into_encoded_text_reads_back_as_if_it_had_been_there(before: str, after: str, name: str):
+    text = before + span("ce patient") + after
+    message = read(build(text=text, html=text, name=name))
+    expected_text, expected_html = Frozen("s", text, text).fill(name)
+    for kind, expected in (("plain", expected_text), ("html", expected_html)):
+        body = message.get_body(preferencelist=(kind,))
+        assert body is not None
+        assert body.get_content().replace("\r\n", "\n").rstrip("\n") == expected.rstrip("\n")
+
+
+@given(st.text(alphabet="aé.=\n ", max_size=300), st.text(alphabet="aé.= ", max_size=100))
+def test_no_line_is_too_long_nor_starts_with_a_single_dot(text: str, name: str):
+    data = written(text=text + span("x") + text, html=text + span("x"), name=name)
+    for line in data.split(b"\r\n"):
+        assert len(line) <= 78
+        assert not line.startswith(b".") or line.startswith(b"..")

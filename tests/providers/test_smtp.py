@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from notifier.notices import Frozen
 from notifier.providers.base import Blame, Kind, Message, Outcome
 from notifier.providers.smtp import SmtpProvider, _queue_id
 from notifier.settings import Smtp
@@ -23,7 +24,9 @@ def message(number: int = 1, **changes: str) -> Message:
         "language": "fr",
         "sender_name": "Cabinet Exemple",
     }
-    return Message(**(values | changes))
+    values |= changes
+    content = Frozen(*(values.pop(part) for part in ("subject", "text", "html")))
+    return Message(content=content, **values)
 
 
 async def send(port: int, *messages: Message, **settings: object) -> list[Outcome]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 from dramatiq.errors import ConnectionClosed
 
-from notifier.errors import ServiceError
+from notifier import startup
+from notifier.errors import SealingError, ServiceError, SettingsError
 from notifier.rehearsal.servers import Valkey
+from notifier.sealing import MasterKey
 from notifier.states import Channel
+from notifier.store import Database
+from tests.factories import make_campaign, make_settings, person
 from workers import broker as brokers
 from workers.tasks import VERSION, Tasks
 
@@ -59,20 +64,76 @@ def test_every_way_redis_can_be_away_is_a_closed_connection(redis_url: str, monk
             getattr(broker, f"do_{command}")("email")
 
 
-def test_a_redis_that_may_throw_work_away_is_refused_by_name(tmp_path):
+@pytest.fixture
+def forgetful(tmp_path: Path) -> Iterator[str]:
+    """The address of a server that drops keys when its memory is full."""
     server = Valkey(tmp_path, maxmemory_policy="allkeys-lru")
-    url = server.start()
-    try:
-        with pytest.raises(ServiceError, match=r"maxmemory-policy allkeys-lru.*noeviction"):
-            brokers.check(url)
-    finally:
-        server.stop()
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture
+def user(redis_url: str) -> Iterator[Callable[..., str]]:
+    """Makes users of the test's Redis that may run all but the commands given; returns their address."""
+    admin = redis.Redis.from_url(redis_url)
+
+    def make(*forbidden: str) -> str:
+        admin.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "+@all", *forbidden)
+        return redis_url.replace("redis://", "redis://limited:secret@")
+
+    yield make
+    admin.execute_command("ACL", "DELUSER", "limited")
+    admin.close()
+
+
+def test_a_redis_that_may_throw_work_away_is_refused_by_name(forgetful: str):
+    with pytest.raises(ServiceError, match=r"maxmemory-policy allkeys-lru.*noeviction"):
+        startup.check_redis(forgetful)
 
 
 def test_a_redis_that_is_away_is_named(redis_url: str):
-    brokers.check(redis_url)
+    startup.check_redis(redis_url)
     with pytest.raises(ServiceError, match="Redis does not answer at REDIS_URL"):
-        brokers.check("redis://127.0.0.1:1/0")
+        startup.check_redis("redis://127.0.0.1:1/0")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "x", "http://x", "127.0.0.1:6379", "redis://127.0.0.1:port", "redis://127.0.0.1:99999"),
+        *("redis://127.0.0.1/0?no_such_option=1", "redis://127.0.0.1/0?socket_timeout=soon"),
+        f"redis://secret@{'a' * 70}.example.org",
+    ],
+)
+def test_a_malformed_address_is_a_wrong_setting_whose_password_is_not_repeated(url: str):
+    with pytest.raises(SettingsError, match="REDIS_URL is not the address of a Redis") as raised:
+        startup.check_redis(url)
+    assert "secret" not in raised.value.message
+
+
+def test_a_wrong_password_is_said_and_not_taken_for_a_server_that_is_away(user: Callable[..., str]):
+    with pytest.raises(ServiceError, match="refuses the user or password in REDIS_URL") as raised:
+        startup.check_redis(user().replace("secret", "another"))
+    assert "another" not in raised.value.message
+
+
+@pytest.mark.parametrize("forbidden", [["-config"], ["-info"]])
+def test_a_user_that_may_read_one_of_info_and_config_is_enough(user: Callable[..., str], forbidden: list[str]):
+    startup.check_redis(user(*forbidden))
+
+
+def test_a_user_that_may_read_neither_is_told_what_to_allow(user: Callable[..., str]):
+    with pytest.raises(ServiceError, match=r"neither INFO nor CONFIG GET.*\+info"):
+        startup.check_redis(user("-config", "-info"))
+
+
+def test_a_master_key_of_another_database_is_refused(database: Database, database_url: str, master: MasterKey):
+    another = MasterKey(bytes(32))
+    startup.check_master_key(database, another)  # nothing is sealed yet
+    make_campaign(database, make_settings(database_url), [person(1)])
+    startup.check_master_key(database, master)
+    with pytest.raises(SealingError, match="is NOTIFIER_MASTER_KEY the one this database was made with"):
+        startup.check_master_key(database, another)
 
 
 def test_no_work_waits_in_the_queue_with_a_delay():

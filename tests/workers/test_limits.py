@@ -82,12 +82,17 @@ def test_a_breaker_waits_longer_each_time_and_heals():
     assert [breaker.note(LOST) for _ in range(2)] == [None, timedelta(seconds=5)]
 
 
+def test_a_relay_that_refuses_our_sender_is_left_alone_for_a_while():
+    breaker = Breaker(window=10, least=4)
+    refused = Outcome(Kind.REFUSED, "smtp_550_5.7.1", Blame.OURS)
+    assert [breaker.note(refused) for _ in range(4)][-1] == timedelta(seconds=5)
+
+
 def test_refusals_of_persons_and_throttling_do_not_open_it():
     breaker = Breaker(window=10, least=4)
     for outcome in (
         Outcome(Kind.REFUSED, "smtp_550_5.1.1", Blame.PERSON),
         Outcome(Kind.REFUSED, "smtp_451", Blame.LATER),
         Outcome(Kind.REFUSED, "http_429", Blame.THROTTLED),
-        Outcome(Kind.REFUSED, "smtp_550_5.7.1", Blame.OURS),
     ):
         assert [breaker.note(outcome) for _ in range(10)] == [None] * 10

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from notifier.rehearsal.servers import Valkey
 from notifier.store import Database
 from tests.conftest import MASTER_KEY
+from tests.factories import make_campaign, make_settings, person
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -69,6 +70,7 @@ def test_a_worker_stops_within_its_deadline_with_redis_down(database: Database, 
 def test_a_missing_setting_or_a_dead_server_is_said_in_one_line(role: str, database_url: str, redis_url: str):
     for changes, said in (
         ({"REDIS_URL": ""}, "REDIS_URL is not set"),
+        ({"REDIS_URL": "http://x"}, "REDIS_URL is not the address of a Redis"),
         ({"NOTIFIER_MASTER_KEY": "short"}, "NOTIFIER_MASTER_KEY must be 64 hexadecimal digits"),
         ({"NOTIFIER_SMTP__PORT": "0"}, "NOTIFIER_SMTP__PORT"),
     ):
@@ -77,3 +79,15 @@ def test_a_missing_setting_or_a_dead_server_is_said_in_one_line(role: str, datab
         assert process.returncode == 1
         assert said in stderr
         assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("role", ["worker", "feeder", "sweeper"])
+def test_a_master_key_of_another_database_ends_the_start(
+    role: str, database: Database, database_url: str, redis_url: str
+):
+    make_campaign(database, make_settings(database_url), [person(1)])
+    process = start(role, database_url, redis_url, NOTIFIER_MASTER_KEY="ff" * 32)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "is NOTIFIER_MASTER_KEY the one this database was made with?" in stderr
+    assert "Traceback" not in stderr

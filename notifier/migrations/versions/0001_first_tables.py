@@ -100,7 +100,13 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_campaign_doctor_id")),
         sa.ForeignKeyConstraint(["incident_id"], ["incident.id"], name=op.f("fk_campaign_incident_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_campaign")),
-        sa.UniqueConstraint("incident_id", "doctor_id", name=op.f("uq_campaign_incident_id_doctor_id")),
+    )
+    op.create_index(
+        "uq_campaign_incident_id_doctor_id",
+        "campaign",
+        ["incident_id", "doctor_id"],
+        unique=True,
+        postgresql_where=sa.text("state <> 'cancelled' OR started_at IS NOT NULL"),
     )
     op.create_index("ix_campaign_doctor_id", "campaign", ["doctor_id"], unique=False)
     op.create_index(
@@ -251,6 +257,13 @@ def upgrade() -> None:
         postgresql_with={"fillfactor": "70"},
     )
     op.create_index(
+        "ix_delivery_crashed",
+        "delivery",
+        ["campaign_id", "channel", "due_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'pending' AND crashes > 0"),
+    )
+    op.create_index(
         "ix_delivery_attention",
         "delivery",
         ["id"],
@@ -346,7 +359,7 @@ def upgrade() -> None:
         sa.Column("code", sa.Text(), nullable=False),
         sa.Column("event_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("provider_message_id", sa.Text(), nullable=True),
-        sa.Column("body_sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("body_sealed", sa.LargeBinary(), nullable=True),
         sa.Column("dedup", sa.LargeBinary(), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("applied_at", sa.DateTime(timezone=True), nullable=True),
@@ -397,8 +410,11 @@ def _roles() -> None:
                 IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
                     EXECUTE format('CREATE ROLE %I NOLOGIN NOSUPERUSER NOBYPASSRLS', name);
                 END IF;
-                IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
-                    AND NOT pg_has_role(current_user, name, 'MEMBER') THEN
+                -- From PostgreSQL 16 on, who creates a role may grant it, but not take it on by that alone.
+                IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AND NOT pg_has_role(
+                    current_user, name,
+                    CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END
+                ) THEN
                     EXECUTE format('GRANT %I TO %I', name, current_user);
                 END IF;
                 EXECUTE format('GRANT USAGE ON SCHEMA public TO %I', name);
@@ -414,19 +430,37 @@ def _roles() -> None:
     op.execute("GRANT DELETE ON hold, heartbeat, idempotent_request TO notifier_staff")
     op.execute("GRANT SELECT ON doctor, incident, journal, hold, " + ", ".join(OWNED) + " TO notifier_doctor")
     op.execute(
-        "GRANT INSERT, UPDATE ON campaign, list_file, list_problem, patient, contact, patient_contact, notice, "
-        "delivery, delivery_patient TO notifier_doctor"
+        "GRANT INSERT ON list_file, list_problem, patient, contact, patient_contact, notice, delivery, "
+        "delivery_patient TO notifier_doctor"
     )
+    op.execute("GRANT UPDATE ON list_file, patient, contact, patient_contact, delivery TO notifier_doctor")
+    # A doctor's transaction can neither make a campaign nor erase its data key.
+    op.execute(
+        "GRANT UPDATE (state, epoch, plan, notice_hash, approved_at, approved_by, started_at, completed_at, reason) "
+        "ON campaign TO notifier_doctor"
+    )
+    # A corrected list replaces a person's contacts while nothing has been sent.
+    op.execute("GRANT DELETE ON patient_contact TO notifier_staff, notifier_doctor")
     op.execute("GRANT INSERT ON journal TO notifier_staff, notifier_doctor")
 
 
 def _row_level_security() -> None:
     """`notifier.doctor_id` is set for each transaction of `notifier_doctor`; unset, it sees nothing."""
     mine = "(SELECT nullif(current_setting('notifier.doctor_id', true), '')::bigint)"
-    for table in (*OWNED, "doctor", "journal"):
-        column = "id" if table == "doctor" else "doctor_id"
+    for table in (*OWNED, "doctor", "journal", "incident"):
+        seen = f"doctor_id = {mine}"
+        if table == "doctor":
+            seen = f"id = {mine}"
+        elif table == "incident":
+            seen = "id IN (SELECT incident_id FROM campaign)"
+        # A new row must belong to this doctor and point to nothing of another's: what it names has to be in sight.
+        made = seen
+        if table in ("list_file", "patient", "contact", "notice", "delivery"):
+            made += " AND campaign_id IN (SELECT id FROM campaign)"
+        elif table in ("patient_contact", "delivery_patient"):
+            made += f" AND EXISTS (SELECT FROM patient WHERE patient.id = {table}.patient_id)"
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
-        op.execute(f"CREATE POLICY one_doctor ON {table} TO notifier_doctor USING ({column} = {mine})")
+        op.execute(f"CREATE POLICY one_doctor ON {table} TO notifier_doctor USING ({seen}) WITH CHECK ({made})")
         op.execute(f"CREATE POLICY everyone ON {table} TO notifier_staff USING (true)")
 
 

@@ -114,6 +114,8 @@ def test_while_the_first_is_at_work_the_second_is_told_so(
         finally:
             go_on.set()
         assert (second.status_code, first.result().status_code) == (409, 201)
+        assert second.json()["type"] == "urn:patient-notifier:problem:at-work"
+        assert second.headers["retry-after"] == "1"
     assert operations.post("/api/v1/incidents", json=NEW, headers=KEY).headers["idempotent-replayed"] == "true"
 
 

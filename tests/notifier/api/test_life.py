@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from notifier.store import Database
 from tests.factories import FACTS, HEADER, person
-from tests.notifier.api.conftest import Ask, World
+from tests.notifier.api.conftest import Ask, World, count
 from tests.notifier.api.test_access import DOCTOR
 
 CANARY = (
@@ -186,6 +186,43 @@ def test_what_is_known_already_is_not_sent_again(doctor: TestClient, world: Worl
     doctor.post(f"{path}/pause", json={"reason": "a test"})
     changed = doctor.get(path, headers={"If-None-Match": tag})
     assert (changed.status_code, changed.json()["state"]) == (200, "paused")
+
+
+def test_facts_are_written_on_the_state_their_writer_knows_or_not_at_all(
+    operations: TestClient, database: Database
+) -> None:
+    made(operations.post("/api/v1/incidents", json={"reference": "i-1", "profile": "eu-gdpr-fr"}))
+    path = "/api/v1/incidents/1"
+    tag = operations.get(path).headers["etag"]
+    before = count(database, "journal")
+    for headers in (
+        {"If-None-Match": "*"},
+        {"If-None-Match": f"W/{tag}"},
+        {"If-Match": '"other"'},
+        {"If-Match": f"W/{tag}"},
+        {"If-Match": ""},
+    ):
+        refused = operations.put(f"{path}/facts", json=FACTS, headers=headers)
+        assert refused.status_code == 412, headers
+        assert refused.headers["content-type"] == "application/problem+json"
+    assert (operations.get(path).headers["etag"], count(database, "journal")) == (tag, before)
+
+    written = operations.put(f"{path}/facts", json=FACTS, headers={"If-Match": f'"other", {tag}'})
+    assert (written.status_code, written.json()["facts"]) == (200, FACTS)
+    assert operations.get(path, headers={"If-None-Match": written.headers["etag"]}).status_code == 304
+    assert operations.put(f"{path}/facts", json={}, headers={"If-Match": tag}).status_code == 412
+    assert operations.put(f"{path}/facts", json={}, headers={"If-Match": "*"}).status_code == 200
+    assert operations.put("/api/v1/incidents/9/facts", json={}, headers={"If-Match": "*"}).status_code == 404
+
+
+def test_a_form_may_be_named_in_any_letters(operations: TestClient, world: World) -> None:
+    body = f'--b\r\nContent-Disposition: form-data; name="file"; filename="l.csv"\r\n\r\n{HEADER}\n{person(8)}\n'
+    answer = operations.post(
+        f"/api/v1/campaigns/{world.others}/lists",
+        content=f"{body}\r\n--b--\r\n",
+        headers={"Content-Type": "Multipart/Form-Data; Boundary=b"},
+    )
+    assert made(answer)["accepted"] == 1
 
 
 def test_no_answer_holds_a_person(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -51,6 +53,24 @@ def test_every_creating_or_acting_post_takes_an_idempotency_key(app: FastAPI) ->
         if path.startswith("/api/") and "post" in operations:
             headers = [one["name"] for one in operations["post"]["parameters"] if one["in"] == "header"]
             assert headers == ["Idempotency-Key"], path
+
+
+def test_what_can_be_wrong_with_a_body_is_described(app: FastAPI) -> None:
+    for path, operations in app.openapi()["paths"].items():
+        for method, operation in operations.items():
+            if method in ("post", "put"):
+                expected = {"400", "413"} | ({"415"} if path.startswith("/api/") else set())
+                assert expected <= set(operation["responses"]), f"{method} {path}"
+
+
+def test_numbers_are_described_as_they_are_taken(app: FastAPI) -> None:
+    def largest(part: Any) -> Iterator[Any]:
+        for value in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+            yield from largest(value)
+        if isinstance(part, dict) and isinstance(part.get("maximum"), int | float):
+            yield part["maximum"]
+
+    assert set(largest(app.openapi())) == {200, 2**53 - 1}
 
 
 def test_no_schema_has_a_name_made_for_python(app: FastAPI) -> None:

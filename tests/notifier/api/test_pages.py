@@ -1,4 +1,4 @@
-"""Cursors: every row once, in order, whatever is added meanwhile."""
+"""Cursors: every row that was there when the walk began, once and in order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 
 from fastapi.testclient import TestClient
 
+from notifier.models import Incident
 from notifier.settings import Settings
 from notifier.store import Database
 from tests.factories import make_campaign, person
@@ -33,7 +34,7 @@ def test_a_walk_sees_every_row_once(operations: TestClient, database: Database, 
         assert (len(seen), seen) == (14, sorted(set(seen))), limit
 
 
-def test_rows_added_meanwhile_come_at_the_end(operations: TestClient, world: World) -> None:
+def test_rows_with_later_ids_come_at_the_end(operations: TestClient, world: World) -> None:
     first = operations.get("/api/v1/incidents?limit=1").json()
     assert first["next"] is None
     for reference in ("b", "c"):
@@ -42,6 +43,22 @@ def test_rows_added_meanwhile_come_at_the_end(operations: TestClient, world: Wor
     operations.post("/api/v1/incidents", json={"reference": "d", "profile": "eu-gdpr-fr"})
     rest = operations.get("/api/v1/incidents", params={"cursor": page["next"]}).json()
     assert [item["reference"] for item in page["items"] + rest["items"]] == ["incident-1", "b", "c", "d"]
+
+
+def test_a_row_committed_behind_the_walk_is_seen_by_the_next_one(
+    operations: TestClient, database: Database
+) -> None:
+    new = {"profile": "eu-gdpr-fr", "facts": {}}
+    with database.staff() as slow:
+        slow.add(Incident(reference="slow", **new))
+        slow.flush()
+        for reference in ("b", "c"):
+            operations.post("/api/v1/incidents", json={"reference": reference, **new})
+        page = operations.get("/api/v1/incidents?limit=1").json()
+    rest = operations.get("/api/v1/incidents", params={"cursor": page["next"]}).json()
+    assert [item["reference"] for item in page["items"] + rest["items"]] == ["b", "c"]
+    whole = operations.get("/api/v1/incidents").json()["items"]
+    assert [item["reference"] for item in whole] == ["slow", "b", "c"]
 
 
 def test_every_listing_is_walked_in_order(operations: TestClient, world: World) -> None:

@@ -56,7 +56,16 @@ WRONG: list[tuple[str, str, dict[str, Any], int]] = [
         {"content": b"\xff{}", "headers": {"Content-Type": "application/json"}},
         400,
     ),
-    ("POST", "/api/v1/incidents", {"content": b"a=b"}, 422),
+    ("POST", "/api/v1/incidents", {"content": b"a=b"}, 415),
+    ("POST", "/api/v1/incidents", {"content": b"{}", "headers": {"Content-Type": "text/plain"}}, 415),
+    ("POST", "/api/v1/incidents", {"headers": {"Content-Type": "application/json"}}, 422),
+    ("PUT", "/api/v1/incidents/1/facts", {"content": b"{}"}, 415),
+    ("PUT", "/api/v1/holds/everything", {"content": b'{"reason": "x"}'}, 415),
+    ("POST", "/api/v1/campaigns", {"json": {"incident": True, "doctor": 1}}, 422),
+    ("POST", "/api/v1/campaigns", {"json": {"incident": "1", "doctor": 1}}, 422),
+    ("POST", "/api/v1/campaigns", {"json": {"incident": 1.0, "doctor": 1}}, 422),
+    ("POST", "/api/v1/keys", {"json": {"name": "x", "doctor": "1"}}, 422),
+    ("GET", f"/api/v1/campaigns/{2**53}", {}, 422),
     (
         "POST",
         "/api/v1/incidents",
@@ -102,6 +111,43 @@ def test_a_request_that_is_not_understood_names_each_field(operations: TestClien
     assert {error["field"] for error in said["errors"]} == {"body.name", "body.phon"}
 
 
+UNSEEN = ["a\u202eb", "a\u200bb", "a\u2028b", "a\u2029b", "a\x85b", "a\x1bb", "a\tb", "\u2066", "\u200b", " \xa0 "]
+
+
+@pytest.mark.parametrize("text", UNSEEN, ids=ascii)
+def test_a_line_with_characters_nobody_sees_is_refused(operations: TestClient, text: str) -> None:
+    for path, body in (
+        ("incidents", {"reference": text, "profile": "eu-gdpr-fr"}),
+        ("doctors", DOCTOR | {"reference": text}),
+        ("keys", {"name": text}),
+    ):
+        said = check_problem(operations.post(f"/api/v1/{path}", json=body), 422, path)
+        assert [error["field"] for error in said["errors"]] == [
+            "body.name" if path == "keys" else "body.reference"
+        ]
+
+
+def test_allow_names_every_method_of_a_path(operations: TestClient) -> None:
+    for path, methods in (
+        ("/api/v1/holds", "GET, HEAD"),
+        ("/api/v1/holds/everything", "DELETE, PUT"),
+        ("/api/v1/incidents", "GET, HEAD, POST"),
+        ("/api/v1/campaigns/1/lists", "GET, HEAD, POST"),
+        ("/api/v1/keys/1", "DELETE"),
+        ("/openapi.json", "GET, HEAD"),
+    ):
+        answer = operations.patch(path)
+        check_problem(answer, 405, path)
+        assert answer.headers["allow"] == methods, path
+
+
+def test_head_answers_like_get_without_a_body(operations: TestClient, world: World) -> None:
+    for path in ("/healthz", "/openapi.json", "/api/v1/campaigns", f"/api/v1/campaigns/{world.mine}", "/nothing"):
+        get, head = operations.get(path), operations.head(path)
+        assert (head.status_code, head.content, head.headers) == (get.status_code, b"", get.headers), path
+    assert operations.head(f"/api/v1/campaigns/{world.mine}/pause").status_code == 405
+
+
 NO_LISTS: list[tuple[Any, dict[str, str], int]] = [
     ({"file": b""}, {}, 422),
     ({"file": b"%PDF-1.7\n\x00\x01"}, {}, 422),
@@ -109,6 +155,7 @@ NO_LISTS: list[tuple[Any, dict[str, str], int]] = [
     ({"list": b"email\na@example.org\n"}, {}, 422),
     ([("file", b"email\n"), ("file", b"email\n")], {}, 422),
     (None, {"Content-Type": "text/csv"}, 415),
+    (None, {"Content-Type": "multipart/mixed; boundary=x"}, 415),
     (None, {"Content-Type": "multipart/form-data"}, 422),
     (None, {"Content-Type": "multipart/form-data; boundary=x"}, 422),
 ]

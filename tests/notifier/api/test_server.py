@@ -85,6 +85,35 @@ def test_without_a_key_no_byte_of_a_list_is_read(port: int, world: World) -> Non
     assert said(port, head.encode()).startswith(b"HTTP/1.1 401 ")
 
 
+def test_no_byte_of_what_is_no_form_is_read(port: int, operations: Any, world: World) -> None:
+    for kind in ("text/csv", "application/json", "multipart/mixed; boundary=b"):
+        head = (
+            f"POST /api/v1/campaigns/{world.others}/lists HTTP/1.1\r\nHost: x\r\n"
+            f"Authorization: {operations.headers['authorization']}\r\n"
+            f"Content-Type: {kind}\r\nContent-Length: 90000\r\n\r\n"
+        )
+        assert said(port, head.encode()).startswith(b"HTTP/1.1 415 "), kind
+
+
+def test_a_body_of_two_lengths_is_refused(port: int) -> None:
+    head = (
+        "POST /api/v1/incidents HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    answer = said(port, head.encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"connection: close" in answer.lower()
+    assert b"x-content-type-options" in answer.lower()
+
+
+def test_head_has_the_headers_of_get(port: int) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        for path in ("/healthz", "/openapi.json"):
+            head = client.head(path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-length"] == client.get(path).headers["content-length"]
+
+
 def test_the_server_does_not_say_what_it_is(port: int) -> None:
     answer = httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False)
     assert answer.json() == {"status": "ok"}

@@ -26,7 +26,7 @@ def provider(app: FastAPI) -> TestClient:
 
 @pytest.fixture
 def address(database: Database, world: World, master: MasterKey) -> str:
-    reference = receipts.reference(master, first_delivery(database, world.mine))
+    reference = receipts.webhook_reference(master, "brevo-sms", first_delivery(database, world.mine))
     return f"/webhooks/brevo-sms/{reference}"
 
 
@@ -75,13 +75,13 @@ def test_a_forged_address_is_refused_and_nothing_is_stored(
 def test_a_signature_of_another_deployment_is_forged(
     provider: TestClient, address: str, database: Database
 ) -> None:
-    other = receipts.reference(MasterKey(bytes(32)), first_delivery(database, 1))
+    other = receipts.webhook_reference(MasterKey(bytes(32)), "brevo-sms", first_delivery(database, 1))
     assert provider.post(f"/webhooks/brevo-sms/{other}", json=DELIVERED).status_code == 404
     assert count(database, "receipt") == 0
 
 
 def test_a_genuine_address_of_no_delivery_is_refused(provider: TestClient, master: MasterKey) -> None:
-    unknown = receipts.reference(master, 999_999)
+    unknown = receipts.webhook_reference(master, "brevo-sms", 999_999)
     assert provider.post(f"/webhooks/brevo-sms/{unknown}", json=DELIVERED).status_code == 404
 
 

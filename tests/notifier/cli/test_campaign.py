@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import io
 import json
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from sqlalchemy import text
 
-from notifier.cli.campaign import next_step
+from notifier.cli.campaign import Wait, _Lines, next_step
 from notifier.states import Campaign as State
+from notifier.states import Channel, Delivery
 from notifier.store import Database
 from tests.factories import HEADER, person
 from tests.notifier.cli.conftest import Cli
@@ -16,7 +20,7 @@ from tests.notifier.cli.conftest import Cli
 REPORT = {
     "id", "incident", "doctor", "doctor_name", "state", "reason", "started_at", "completed_at", "plan",
     "notice_hash", "approved_at", "approved_by", "created_at", "patients", "unreached", "deliveries",
-    "possibly_twice", "next",
+    "possibly_twice", "lists", "next",
 }  # fmt: skip
 SIX = {"imported", "excluded", "merged", "informed", "on_the_way", "unreached"}
 
@@ -67,7 +71,7 @@ def test_a_campaigns_whole_life_by_commands(cli: Cli, files: Path) -> None:
     paused = cli.json("campaign", "pause", number, "--reason", "a doubt")
     assert (paused["state"], paused["reason"]) == ("paused", "a doubt")
     assert cli.json("campaign", "resume", number)["state"] == "sending"
-    ended = cli.json("campaign", "cancel", number, "--reason", "the list is wrong")
+    ended = cli.json("campaign", "cancel", number, "--reason", "the list is wrong", "--yes")
     assert ended["state"] == "cancelled"
     assert ended["deliveries"]["email"]["cancelled"] == 2
     assert adds_up(ended["patients"])
@@ -86,6 +90,7 @@ def test_a_person_sees_the_numbers_and_the_next_step(cli: Cli, sending: int) -> 
         "unreached",
         "no contact: 1",
         "email: pending: 2",
+        "Rows of the lists: 3 = 3 imported + 0 refused",
         "Next: Nothing: it is sending.",
     ):
         assert words in shown.replace("no_contact", "no contact")
@@ -121,7 +126,9 @@ def test_a_change_after_approval_shows_in_the_preview(cli: Cli, sending: int, fi
 
 def test_an_approval_needs_the_hash_of_the_text_and_a_yes(cli: Cli, campaign: int) -> None:
     seen = cli.json("campaign", "preview", campaign)["hash"]
-    assert "no longer the one" in cli.error("campaign", "approve", campaign, "--hash", "00" * 32, "--yes")
+    assert "this hash is not that of the present text" in cli.error(
+        "campaign", "approve", campaign, "--hash", "00" * 32, "--yes"
+    )
     assert "--yes" in cli.json("campaign", "approve", campaign, "--hash", seen, code=1)["error"]
     cli.run("campaign", "approve", campaign, "--hash", seen, code=1, stdin="n\n")
     assert "Approve this text for the 2 patients" in cli.stderr
@@ -162,6 +169,127 @@ def test_a_campaign_that_is_not_started_cannot_be_watched(cli: Cli, campaign: in
     assert f"Campaign {campaign} is draft." in cli.error("campaign", "watch", campaign)
 
 
+def test_refused_rows_are_counted_over_all_lists_and_one_is_told_where_to_see_them(
+    cli: Cli, campaign: int, tmp_path: Path
+) -> None:
+    listing = tmp_path / "more.csv"
+    empty_row = ";" * HEADER.count(";")
+    nameless = person(7, id="", nom="", prenom="", email=None, phone=None)
+    listing.write_text("\n".join([HEADER, person(1), person(8), nameless, empty_row, ""]), encoding="utf-8")
+    imported = cli.json("patients", "import", campaign, listing)
+    assert imported["refused"] >= 1
+    document = cli.json("campaign", "show", campaign)
+    lists = document["lists"]
+    assert lists == {"files": 2, "rows": 3 + imported["rows"], "refused": imported["refused"]}
+    assert lists["rows"] == document["patients"]["imported"] + lists["refused"]
+    shown = cli.run("campaign", "show", campaign)
+    assert f"{lists['refused']} refused; see them: notifier patients problems {campaign}" in shown
+
+
+def test_a_cancellation_is_final_and_asks_first(cli: Cli, sending: int) -> None:
+    why = ("--reason", "the list is wrong")
+    assert "add --yes" in cli.json("campaign", "cancel", sending, *why, code=1)["error"]
+    cli.run("campaign", "cancel", sending, *why, code=1, stdin="n\n")
+    assert f"End campaign {sending} for good? 2 patients are still on the way." in cli.stderr
+    assert "Nothing was cancelled." in cli.stderr
+    cli.run("campaign", "cancel", sending, *why, code=1, stdin="")
+    assert cli.json("campaign", "show", sending)["state"] == "sending"
+    cli.run("campaign", "cancel", sending, *why, stdin="y\n")
+    assert cli.json("campaign", "show", sending)["state"] == "cancelled"
+
+
+def accept_everything(database: Database, state: str = "accepted") -> None:
+    with database.staff() as session:
+        session.execute(
+            text("UPDATE delivery SET state = :state, due_at = '2099-11-28 09:12:00+00'"), {"state": state}
+        )
+
+
+def test_with_all_accepted_it_says_until_when_one_waits(cli: Cli, sending: int, database: Database) -> None:
+    accept_everything(database)
+    assert cli.json("campaign", "show", sending)["next"] == (
+        "Nothing to do: 2 emails were accepted; they count as informed when no failure comes back "
+        "by 2099-11-28 09:12 UTC."
+    )
+
+
+def test_a_cancelled_campaign_with_people_on_the_way_says_so(cli: Cli, sending: int, database: Database) -> None:
+    accept_everything(database)
+    cancelled = cli.json("campaign", "cancel", sending, "--reason", "enough", "--yes")
+    assert cancelled["patients"]["on_the_way"] == 2
+    assert "Reach those who were not told (1)" in cancelled["next"]
+    assert "And wait for 2 on the way: 2 emails were accepted;" in cancelled["next"]
+
+
+def test_watching_prints_a_line_for_each_change_at_most_one_per_second() -> None:
+    said = io.StringIO()
+    times = iter([0.0, 0.0, 0.5, 1.5, 1.5, 3.0, 3.1, 3.1])
+    lines = _Lines(Console(file=said, width=20), lambda: next(times))
+    for informed, state in ((1, "sending"), (2, "sending"), (3, "sending"), (3, "sending"), (4, "completed")):
+        lines(
+            {
+                "id": 12_043, "doctor_name": "Dr [b]", "state": state, "patients": {"informed": informed},
+                "deliveries": {"email": {"accepted": 10_500, "failed": 0}, "sms": {"failed": 0}},
+            }
+        )  # fmt: skip
+    assert said.getvalue().splitlines() == [
+        f"Campaign 12043 (Dr [b]): {state}; informed: {informed}; email: accepted: 10,500"
+        for informed, state in ((1, "sending"), (3, "sending"), (4, "completed"))
+    ]
+
+
+NOW = datetime(2026, 11, 25, 9, 12, tzinfo=UTC)
+SILENCE = {Channel.EMAIL: "informed", Channel.SMS: "failed"}
+
+
+def wait(channel: Channel, state: Delivery, count: int = 120, first: int = 72, last: int = 72) -> Wait:
+    return Wait(channel, state, count, NOW + timedelta(hours=first), NOW + timedelta(hours=last))
+
+
+def next_of(state: State, waits: list[Wait], *, leased: int = 0, quarantined: int = 0, **patients: int) -> str:
+    deliveries = {"email": {"quarantined": quarantined, "leased": leased}, "sms": {"quarantined": 0}}
+    counts = {"imported": 9, "on_the_way": 0, "unreached": 0} | patients
+    return next_step(7, state, "a doubt", counts, deliveries, waits, SILENCE, NOW)
+
+
+@pytest.mark.parametrize(
+    ("waits", "expected"),
+    [
+        (
+            [wait(Channel.EMAIL, Delivery.ACCEPTED, first=2)],
+            "Nothing to do: 120 emails were accepted; they count as informed when no failure comes back "
+            "by 2026-11-28 09:12 UTC (the first by 2026-11-25 11:12 UTC).",
+        ),
+        (
+            [wait(Channel.SMS, Delivery.ACCEPTED, count=1)],
+            "Nothing to do: 1 SMS was accepted; it counts as failed when no receipt comes by 2026-11-28 09:12 UTC.",
+        ),
+        (
+            [wait(Channel.EMAIL, Delivery.PENDING, count=12_000, first=1), wait(Channel.SMS, Delivery.UNKNOWN)],
+            "Nothing to do: 12,000 emails wait for the next try, the first at 2026-11-25 10:12 UTC; "
+            "120 SMS may have gone out: what comes next is decided by 2026-11-28 09:12 UTC.",
+        ),
+    ],
+)
+def test_what_is_waited_for_is_said_with_its_time(waits: list[Wait], expected: str) -> None:
+    assert next_of(State.SENDING, waits, on_the_way=9) == expected
+
+
+def test_it_is_sending_only_while_something_is_due_or_at_work() -> None:
+    accepted = wait(Channel.EMAIL, Delivery.ACCEPTED)
+    assert "it is sending" in next_of(State.SENDING, [accepted, wait(Channel.SMS, Delivery.PENDING, first=0)])
+    assert "it is sending" in next_of(State.SENDING, [accepted], leased=1)
+    assert "it is sending" not in next_of(State.SENDING, [accepted])
+
+
+@pytest.mark.parametrize("state", [State.CANCELLED, State.COMPLETED])
+def test_nobody_on_the_way_is_passed_over_at_the_end(state: State) -> None:
+    said = next_of(state, [wait(Channel.EMAIL, Delivery.ACCEPTED)], on_the_way=3)
+    assert said.startswith("Wait for 3 on the way: 120 emails were accepted;")
+    assert "settled within minutes" in next_of(state, [], on_the_way=3)
+    assert next_of(state, []) == "Nothing: every patient has an outcome."
+
+
 @pytest.mark.parametrize(
     ("state", "patients", "quarantined", "expected"),
     [
@@ -171,7 +299,8 @@ def test_a_campaign_that_is_not_started_cannot_be_watched(cli: Cli, campaign: in
         (State.APPROVED, {"imported": 9}, 0, "start 7"),
         (State.SENDING, {"imported": 9}, 0, "watch 7"),
         (State.SENDING, {"imported": 9}, 2, "--state quarantined"),
-        (State.PAUSED, {"imported": 9}, 0, "Paused (a doubt)"),
+        (State.PAUSED, {"imported": 9}, 0, "Paused (a doubt): nothing more is sent"),
+        (State.PAUSED, {"imported": 9}, 0, "campaign resume 7"),
         (State.COMPLETED, {"imported": 9, "unreached": 3}, 0, "not told (3)"),
         (State.COMPLETED, {"imported": 9, "unreached": 0}, 0, "every patient has an outcome"),
         (State.CANCELLED, {"imported": 9, "unreached": 9}, 0, "--outcome unreached"),
@@ -180,5 +309,4 @@ def test_a_campaign_that_is_not_started_cannot_be_watched(cli: Cli, campaign: in
 def test_each_state_has_a_next_step(
     state: State, patients: dict[str, int], quarantined: int, expected: str
 ) -> None:
-    deliveries = {"email": {"quarantined": quarantined}, "sms": {"quarantined": 0}}
-    assert expected in next_step(7, state, "a doubt", patients, deliveries)
+    assert expected in next_of(state, [], quarantined=quarantined, **patients)

@@ -77,6 +77,15 @@ def test_a_list(tmp_path: Path):
             {"row": 3, "column": "email", "reason": "comma_for_dot"},
             {"row": 3, "column": "phone", "reason": "letters_in_number"},
         ],
+        "columns": {
+            "id": "patient_id",
+            "nom": "last_name",
+            "prenom": "first_name",
+            "date de naissance": "birth_date",
+            "email": "email",
+            "portable": "phone",
+            "decede": "deceased",
+        },
     }
     shown = _json("list", str(file), "--show")["patients"]
     assert shown == [
@@ -126,7 +135,16 @@ def test_a_person_gets_the_reasons_of_a_list_in_words(tmp_path: Path):
     assert "deceased" in result.stdout
 
 
-@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04", b"nom;prenom\nM;L\n"])
+def test_a_column_that_is_not_read_is_shown_and_one_with_contacts_is_a_problem(tmp_path: Path):
+    file = tmp_path / "list.csv"
+    file.write_text("nom;email;Tél. du voisin;Solde\nM;a@example.fr;0639980001;12\nN;b@example.fr;;0\n")
+    answer = _json("list", str(file))
+    assert answer["problems"] == [{"row": 1, "column": "Tél. du voisin", "reason": "contact_column_not_read"}]
+    assert (answer["columns"]["Tél. du voisin"], answer["columns"]["Solde"]) == (None, None)
+    assert "not read" in _run("list", str(file)).stdout
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nom;email\n", b"PK\x03\x04", b"nom;prenom\nM;L\n"])
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, content: bytes | None):
     file = tmp_path / "list.csv"
     if content is not None:

@@ -133,6 +133,19 @@ def test_messages_become_one_line(message: str, line: str) -> None:
     assert common.one_line(message) == line
 
 
+def test_ids_are_printed_as_a_command_takes_them_and_counts_with_separators(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = {"id": 12_043, "doctor_id": 54_321, "row": 65_432, "tries": 98_765, "patients": {"unreached": 10_000}}
+    common.emit_list("deliveries", [row], False, list(row))
+    common.console().print(common.facts("delivery", row | {"campaign": 11_111}))
+    said = capsys.readouterr().out
+    for plain in ("12043", "54321", "65432", "11111"):
+        assert said.count(plain) == (1 if plain == "11111" else 2)
+    assert said.count("98,765") == said.count("unreached: 10,000") == 2
+    assert "12,043" not in said
+
+
 def test_nothing_personal_is_printed(cli: Cli, sending: int, files: Path, tmp_path: Path) -> None:
     """Whatever a command prints, on success or failure, no name, address or number of a patient is in it."""
     canaries = [

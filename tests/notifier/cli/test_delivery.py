@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import psycopg
 from sqlalchemy import text
 
 from notifier.models import Attempt, Delivery, Receipt
@@ -88,3 +89,15 @@ def test_a_servers_words_that_name_the_person_are_not_shown(cli: Cli, sending: i
     cli.run("delivery", "show", number)
     assert CANARY not in "".join(cli.said)
     assert cli.error("delivery", "show", 99_999) == "There is no delivery 99999."
+
+
+def test_the_number_a_table_prints_is_one_that_show_takes(cli: Cli, campaign: int, database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("SELECT setval(pg_get_serial_sequence('delivery', 'id'), 12042)")
+    seen = cli.json("campaign", "preview", campaign)["hash"]
+    cli.run("campaign", "approve", campaign, "--hash", seen, "--yes")
+    cli.run("campaign", "start", campaign)
+    listed = cli.run("delivery", "list", campaign)
+    assert "12043" in listed
+    assert "12,043" not in listed
+    assert "12043" in cli.run("delivery", "show", "12043")

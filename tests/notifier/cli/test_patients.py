@@ -8,7 +8,18 @@ from tests.notifier.cli.conftest import Cli
 
 def test_the_same_list_again_changes_nothing(cli: Cli, campaign: int, files: Path) -> None:
     again = cli.json("patients", "import", campaign, files / "list.csv")
-    assert set(again) == {"list_file", "campaign", "new", "rows", "accepted", "merged", "refused", "problems"}
+    assert set(again) == {
+        "list_file",
+        "campaign",
+        "new",
+        "rows",
+        "accepted",
+        "merged",
+        "refused",
+        "problems",
+        "columns",
+    }
+    assert again["columns"]["portable"] == "phone"
     assert (again["new"], again["rows"], again["problems"]) == (False, 3, 1)
     assert "nothing was changed" in cli.run("patients", "import", campaign, files / "list.csv")
     assert cli.json("campaign", "show", campaign)["patients"]["imported"] == 3

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import redis
 from sqlalchemy import text
 
 from notifier.cli.queue import problems
+from notifier.rehearsal.servers import Valkey
 from notifier.store import Database
 from tests.notifier.cli.conftest import Cli
 
@@ -28,6 +30,17 @@ STATUS = {
     "sweeper_age_s": 20.0,
     "campaigns": {"sending": 1},
     "holds": [],
+    "redis_unfit": None,
+    "paused": [],
+    "rate_per_min": {"smtp": 0, "brevo-sms": 0},
+    "refused": [],
+}
+PERSONS = {"scope": "channel:sms", "reason": "a doubt", "by": "cli:anna", "until": None}
+ENGINES = {
+    "scope": "provider:smtp",
+    "reason": "smtp_535_5.7.8",
+    "by": "engine",
+    "until": datetime(2026, 11, 25, 12, 0, tzinfo=UTC),
 }
 IDLE = {"campaigns": {"completed": 3}, "workers_alive": 0, "feeder_age_s": None, "sweeper_age_s": None}
 
@@ -78,12 +91,24 @@ def test_an_idle_system_has_no_problem(cli: Cli) -> None:
         ({}, []),
         (IDLE, []),
         (IDLE | {"receipts_waiting": 4}, ["The sweeper was never seen"]),
-        ({"tickets": None}, ["Redis does not answer"]),
+        ({"tickets": None, "redis_unfit": "Redis x."}, ["Redis x.", "Redis cannot be used"]),
+        ({"redis_unfit": "Redis has maxmemory-policy x."}, ["Redis has maxmemory-policy x."]),
         ({"workers_alive": 0}, ["No worker"]),
         ({"feeder_age_s": 90.0}, ["The feeder was last seen 90 s ago"]),
         ({"sweeper_age_s": 90.0}, ["The sweeper was last seen 90 s ago"]),
         ({"quarantined": 2}, ["2 deliveries are set aside"]),
-        ({"holds": [{"scope": "channel:sms"}]}, ["Stopped: channel:sms"]),
+        ({"holds": [PERSONS]}, ["Stopped: channel:sms, by cli:anna, until a person lets it go on (a doubt). Let"]),
+        (
+            {"holds": [ENGINES]},
+            ["Stopped: provider:smtp, by engine, until 2026-11-25 12:00:00 UTC (smtp_535_5.7.8)"],
+        ),
+        ({"paused": [{"campaign": 4, "reason": None}]}, ["Paused: campaign 4 (no reason given)."]),
+        (
+            {"refused": [{"provider": "brevo-sms", "code": "http_402", "count": 12}]},
+            [
+                "brevo-sms refused 12 in the last 15 minutes by no person's fault (http_402): the account has no credit"
+            ],
+        ),
     ],
 )
 def test_each_thing_that_is_wrong_is_said(changes: dict[str, object], expected: list[str]) -> None:
@@ -93,11 +118,99 @@ def test_each_thing_that_is_wrong_is_said(changes: dict[str, object], expected: 
         assert said.startswith(beginning)
 
 
+def test_only_a_persons_stop_is_offered_to_be_let_go() -> None:
+    (persons, engines) = problems(STATUS | {"holds": [PERSONS, ENGINES]})
+    assert "notifier queue go --scope channel:sms" in persons
+    assert "queue go" not in engines
+    assert "it goes on by itself then; check the key, or the user name and password." in engines
+
+
+def test_campaigns_paused_for_one_reason_are_said_together() -> None:
+    paused = [{"campaign": number, "reason": "a doubt"} for number in range(1, 9)]
+    assert problems(STATUS | {"paused": paused}) == [
+        "Paused: campaign 1, 2, 3, 4, 5 and 3 more (a doubt). When that is mended: notifier campaign resume 1."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "is_ours"),
+    [
+        *((code, True) for code in ("http_401", "http_402", "http_403", "http_400", "unfit_header", "smtp_535")),
+        *((code, True) for code in ("smtp_535_5.7.8", "smtp_550_5.7.1", "smtp_554_5.7.1", "smtp_550_5.1.8")),
+        *((code, True) for code in ("connect_failed", "connection_lost")),
+        *((code, False) for code in ("smtp_550_5.1.1", "smtp_450_4.7.1", "http_429", "http_500", "not_sent")),
+    ],
+)
+def test_refusals_by_our_fault_are_counted_from_ten_on(
+    cli: Cli, database: Database, sending: int, code: str, is_ours: bool
+) -> None:
+    fill_attempts(database, 9, "refused", code)
+    assert cli.json("queue", "status")["refused"] == []
+    fill_attempts(database, 1, "refused", code)
+    expected = [{"provider": "smtp", "code": code, "count": 10}] if is_ours else []
+    assert cli.json("queue", "status")["refused"] == expected
+
+
+def test_a_refusal_is_not_ours_once_the_person_is_done_with_or_after_a_quarter_of_an_hour(
+    cli: Cli, database: Database, sending: int
+) -> None:
+    fill_attempts(database, 20, "refused", "smtp_550_5.7.1", minutes_ago=16)
+    assert cli.json("queue", "status")["refused"] == []
+    fill_attempts(database, 20, "refused", "smtp_550_5.7.1")
+    with database.staff() as session:
+        session.execute(text("UPDATE delivery SET state = 'failed'"))
+    assert cli.json("queue", "status")["refused"] == []
+
+
+def test_the_rate_counts_what_was_taken_in_the_last_minute(cli: Cli, database: Database, sending: int) -> None:
+    fill_attempts(database, 3, "accepted", "accepted")
+    fill_attempts(database, 4, "accepted", "accepted", minutes_ago=2)
+    fill_attempts(database, 5, "refused", "http_500")
+    assert cli.json("queue", "status")["rate_per_min"] == {"smtp": 3, "brevo-sms": 0}
+
+
+def fill_attempts(database: Database, count: int, outcome: str, code: str, minutes_ago: int = 0) -> None:
+    """Attempts at the first delivery, made so long ago."""
+    with database.staff() as session:
+        session.execute(
+            text(
+                "INSERT INTO attempt (delivery_id, doctor_id, fence, provider, notice_id, started_at, ended_at,"
+                " outcome, code) SELECT d.id, d.doctor_id, (SELECT count(*) FROM attempt) + n, 'smtp', 1,"
+                " now() - make_interval(mins => :ago), now() - make_interval(mins => :ago), :outcome, :code"
+                " FROM (SELECT * FROM delivery ORDER BY id LIMIT 1) d, generate_series(1, :count) n"
+            ),
+            {"count": count, "outcome": outcome, "code": code, "ago": minutes_ago},
+        )
+
+
+def test_a_paused_campaign_is_said_with_its_reason(cli: Cli, sending: int) -> None:
+    cli.run("campaign", "pause", sending, "--reason", "a wrong date")
+    document = cli.json("queue", "status")
+    assert document["paused"] == [{"campaign": sending, "reason": "a wrong date"}]
+    assert any(said.startswith(f"Paused: campaign {sending} (a wrong date)") for said in document["problems"])
+
+
+def test_a_redis_that_drops_keys_is_a_problem(cli: Cli, tmp_path: Path) -> None:
+    server = Valkey(tmp_path / "lossy", maxmemory_policy="allkeys-lru")
+    cli.environment["REDIS_URL"] = server.start()
+    try:
+        document = cli.json("queue", "status")
+    finally:
+        server.stop()
+    assert document["tickets"] is not None
+    assert "maxmemory-policy allkeys-lru" in document["problems"][0]
+
+
+def test_a_malformed_address_of_redis_is_said_in_one_line(cli: Cli) -> None:
+    cli.environment["REDIS_URL"] = "http://x"
+    assert cli.error("queue", "status").startswith("REDIS_URL is not the address of a Redis")
+
+
 @pytest.mark.parametrize("scope", ["everything", "channel:email", "provider:smtp"])
 def test_what_is_stopped_is_not_called_late(scope: str) -> None:
     late = {"due": STATUS["due"] | {"email": {"pending": 5, "due": 5, "oldest_due_s": 900.0}}}
     assert "email: 5 are due" in problems(STATUS | late)[0]
-    stopped = STATUS | late | {"holds": [{"scope": scope}]}
+    stopped = STATUS | late | {"holds": [PERSONS | {"scope": scope}]}
     assert [problem for problem in problems(stopped) if "are due" in problem] == []
 
 
@@ -142,8 +255,8 @@ def test_providers_are_listed_with_their_holds_and_without_secrets(cli: Cli) -> 
     cli.environment["NOTIFIER_SMTP__PASSWORD"] = "a-secret-word"
     cli.run("queue", "stop", "--scope", "provider:smtp", "--reason", "a doubt")
     smtp, brevo = cli.json("provider", "list")["providers"]
-    assert set(smtp) == {"name", "channel", "at", "sender", "rate_per_s", "ready", "holds"}
-    assert (smtp["name"], smtp["holds"]) == ("smtp", ["provider:smtp"])
+    assert set(smtp) == {"name", "channel", "at", "sender", "rate_per_s", "ready", "holds", "reasons"}
+    assert (smtp["name"], smtp["holds"], smtp["reasons"]) == ("smtp", ["provider:smtp"], ["a doubt"])
     assert (brevo["name"], brevo["ready"], brevo["holds"]) == ("brevo-sms", True, [])
     assert "provider:smtp" in cli.run("provider", "list")
     assert "a-secret" not in "".join(cli.said)

@@ -125,6 +125,14 @@ def test_email_columns_are_known_in_any_spelling(header):
         ("Commentaire sensible", Column.COMMENT_SENSITIVE),
         ("RPPS", Column.DOCTOR),
         ("Concerné", Column.AFFECTED),
+        ("Tél. perso", Column.PHONE),
+        ("Portable perso", Column.PHONE),
+        ("Mobile patient", Column.PHONE),
+        ("Tél principal", Column.PHONE),
+        ("Tel mère", Column.PHONE),
+        ("E-mail du patient", Column.EMAIL),
+        ("Adresse de messagerie", Column.EMAIL),
+        ("Médecin traitant", None),
     ],
 )
 def test_columns_are_known_by_their_usual_names(header, column):
@@ -164,6 +172,41 @@ def test_two_columns_of_one_meaning_are_refused_by_name(header, named):
 )
 def test_rows_are_numbered_as_a_spreadsheet_does(text, numbers):
     assert [row.number for row in _read(text)[1]] == numbers
+
+
+def test_numbering_is_advised_only_where_it_works():
+    with pytest.raises(ListError) as caught:
+        _read("nom;Nom de famille;email\na;b;c\n")
+    assert "number them" not in caught.value.message
+    with pytest.raises(ListError, match="number them"):
+        _read("email;Courriel;nom\na;b;c\n")
+
+
+@pytest.mark.parametrize("header", ["observations;notes", "commentaire 1;commentaire 2"])
+def test_several_comment_columns_are_read(header):
+    assert _cells(f"email;{header}\na@example.fr;;x\nb@example.fr;non;\n") == [
+        (2, {"email": ["a@example.fr"], "comment": ["present"]}),
+        (3, {"email": ["b@example.fr"], "comment": ["none"]}),
+    ]
+
+
+def test_the_contacts_of_a_parents_column_say_so():
+    assert _cells("nom;Tel mère\nM;0639980001\n")[0][1]["phone"] == ["0639980001 (parent)"]
+
+
+def test_a_column_of_contacts_that_is_not_read_is_known_by_its_cells():
+    text = (
+        "nom;email;Messages;Numéro\nM;a@example.fr;c@example.fr;12\nN;b@example.fr;0639980001;\nP;;x;0639980001\n"
+    )
+    reader, _ = _read(text + "Q;;;7\n")
+    assert reader.unread_contact_columns == ["Messages"]
+
+
+def test_a_zero_byte_is_named_by_its_place():
+    with pytest.raises(ListError, match="near byte 12"):
+        _read(b"nom;email\nM\0;a@example.fr\n")
+    with pytest.raises(ListError, match="near byte 2,000,012"):
+        _read(b"nom;email\n" + b"M" * 2_000_001 + b"\0")
 
 
 def test_unicode_line_separators_are_data():
@@ -221,7 +264,7 @@ def test_quoted_cells_may_hold_delimiters_quotes_and_line_breaks():
 
 def test_the_text_of_a_comment_does_not_leave_the_reader():
     rows = _cells("email;remarque\na@example.fr;Secret\nb@example.fr;non\nc@example.fr;\n")
-    assert [cells.get("comment") for _, cells in rows] == [["present"], None, None]
+    assert [cells.get("comment") for _, cells in rows] == [["present"], ["none"], None]
 
 
 @pytest.mark.parametrize(
