@@ -211,6 +211,6 @@ def test_a_user_who_may_not_act_as_the_two_roles_is_told_how_to_mend_it(postgres
     database = Database(
         url.set(username="stranger", database=template_database).render_as_string(hide_password=False)
     )
-    with pytest.raises(ServiceError, match="GRANT|may not"):
+    with pytest.raises(ServiceError, match=r"GRANT|may not"):
         database.check()
     database.dispose()
