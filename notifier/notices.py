@@ -137,7 +137,7 @@ class Frozen:
 
     def clean(self, name: str) -> str:
         """The name as it will stand in the notice, empty if the notice's own words stand there."""
-        return name if _is_clean(name) else clean_name(name)
+        return name if not name or _is_clean(name) else clean_name(name)
 
 
 def span(fallback: str) -> str:
