@@ -10,6 +10,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -174,6 +175,10 @@ class Settings(BaseSettings):
         scheme, separator, rest = self.database_url.partition("://")
         if not separator or scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
             raise SettingsError("DATABASE_URL must start with postgresql://; only PostgreSQL is supported.")
+        try:
+            _ = urlsplit(f"postgresql://{rest}").port
+        except ValueError as error:
+            raise SettingsError("DATABASE_URL is not an address: its host or port cannot be read.") from error
         return f"postgresql+psycopg://{rest}"
 
 

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 
 import dramatiq
@@ -49,7 +48,7 @@ def run_worker(settings: Settings, channels: tuple[Channel, ...], stop: threadin
     )
     worker.start()
     log.info("worker_started", owner=resources.owner, channels=[str(channel) for channel in channels])
-    watch = threading.Thread(target=_watch, args=(worker, settings.engine.watchdog_s), daemon=True)
+    watch = threading.Thread(target=_watch, args=(worker, settings.engine.watchdog_s, stop), daemon=True)
     watch.start()
     stop.wait()
     resources.drain()
@@ -62,19 +61,24 @@ def run_worker(settings: Settings, channels: tuple[Channel, ...], stop: threadin
     _leave("worker_stopped", 0)
 
 
-def _watch(worker: dramatiq.Worker, patience_s: float) -> None:
-    """Ends the process when the loop does not answer or a consumer thread is dead."""
-    while True:
-        time.sleep(patience_s / 4)
+def _watch(worker: dramatiq.Worker, patience_s: float, stop: threading.Event) -> None:
+    """Ends the process when the loop does not answer or a consumer thread is dead.
+
+    Until `stop` is set: then consumers end because they were told to, and the shutdown has its own deadline.
+    """
+    while not stop.wait(patience_s / 4):
         answered = threading.Event()
         thread = get_event_loop_thread()
         if thread is None:
             return  # shutting down
         thread.loop.call_soon_threadsafe(answered.set)
-        if not answered.wait(patience_s):
+        is_stuck = not answered.wait(patience_s)
+        is_dead = not all(consumer.is_alive() for consumer in worker.consumers.values())
+        if stop.is_set():
+            return
+        if is_stuck:
             _leave("event_loop_stuck", STUCK)
-        dead = [name for name, consumer in worker.consumers.items() if not consumer.is_alive()]
-        if dead and get_event_loop_thread() is not None:
+        if is_dead:
             _leave("consumer_dead", STUCK)
 
 

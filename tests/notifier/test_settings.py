@@ -66,6 +66,12 @@ def test_only_postgresql_is_taken(url: str):
         _ = settings.load(database_url=url).sqlalchemy_url
 
 
+@pytest.mark.parametrize("url", ["postgresql://x:port/y", "postgres://u:p@[x/y"])
+def test_a_malformed_address_is_refused_without_repeating_it(url: str):
+    with pytest.raises(SettingsError, match="DATABASE_URL is not an address"):
+        _ = settings.load(database_url=url).sqlalchemy_url
+
+
 @pytest.mark.parametrize(
     ("key", "said"), [(None, "No master key"), ("zz", "hexadecimal"), ("00" * 16, "32 bytes")]
 )

@@ -6,8 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
@@ -16,6 +19,7 @@ from notifier.rehearsal.servers import Valkey
 from notifier.store import Database
 from tests.conftest import MASTER_KEY
 from tests.factories import make_campaign, make_settings, person
+from workers import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -56,6 +60,24 @@ def test_a_worker_stops_in_order_when_asked(database: Database, database_url: st
     process = start("worker", database_url, redis_url)
     wait_for_heartbeat(database, process)
     assert end(process, 15) == 0
+
+
+@pytest.mark.parametrize("shutting_down", [True, False])
+def test_the_watchdog_does_not_take_a_shutdown_for_an_accident(monkeypatch, shutting_down: bool):
+    """Consumers end when they are told to: dead ones are an accident only while nobody asked to stop."""
+    stop, left = threading.Event(), []
+
+    class Loop:
+        def call_soon_threadsafe(self, answer: Callable[[], None]) -> None:
+            if shutting_down or left:
+                stop.set()  # between two looks of the watchdog
+            answer()
+
+    dead = SimpleNamespace(is_alive=lambda: False)
+    monkeypatch.setattr(main, "get_event_loop_thread", lambda: SimpleNamespace(loop=Loop()))
+    monkeypatch.setattr(main, "_leave", lambda event, status: left.append((event, status)))
+    main._watch(SimpleNamespace(consumers={"email": dead}), 0.01, stop)
+    assert left == ([] if shutting_down else [("consumer_dead", main.STUCK)])
 
 
 def test_a_worker_stops_within_its_deadline_with_redis_down(database: Database, database_url: str, tmp_path):
