@@ -8,7 +8,7 @@ ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --require-hashes
 
-.PHONY: help install install-dev demo up test lint bench lock clean
+.PHONY: help install install-dev demo drill up test lint bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ install-dev: $(VENV)/.installed-dev
 
 demo: install  ## a made-up incident from file to report on this machine (ARGS="--once --json")
 	@$(BIN)/notifier demo $(ARGS)
+
+drill: install  ## every way sending can fail, done for real and judged (ARGS="--json --rounds 5")
+	@$(BIN)/notifier drill $(ARGS)
 
 up: install  ## one machine, real settings, data kept in var/
 	@$(BIN)/notifier up $(ARGS)

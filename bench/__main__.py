@@ -1,7 +1,7 @@
-"""`make bench`: the real product, end to end, per recipient: rates, CPU by process, queries, bytes.
+"""`make bench`: what a recipient costs, beside what others take for the same work; see docs/performance.md.
 
-Each figure is the median of several runs on fresh databases. The receiver is `bench.sink`; everything else is what
-a deployment runs: import, approval, fan-out, feeder, workers, PostgreSQL, Valkey, sealed data, leases, attempts.
+Results are kept by section in `bench/results.json`, and `bench/results.md` is written from all of them. A quick
+run writes into `var/bench/` instead: its figures are for a first look.
 """
 
 from __future__ import annotations
@@ -9,259 +9,210 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import secrets
-import statistics
-import subprocess
+import signal
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
-import redis
-from sqlalchemy import text
+from bench import backlog, generate, importing, machine, peers, product, report, scale, sinks
+from bench import deployment as deployments
+from bench.deployment import deployed, temporary
+from bench.machine import ROOT, Usage
+from bench.modes import MODES, Mode, Series
 
-from notifier import acts, controlling, settings, store
-from notifier.cli.supervise import Supervisor
-from notifier.rehearsal import servers
-
-ROOT = Path(__file__).resolve().parent.parent
-FACTS = json.loads((ROOT / "tests" / "notifier" / "facts.json").read_text(encoding="utf-8"))
+OTHERS = ("import", "fan-out")
+QUICK_RECIPIENTS, STATEMENT_RECIPIENTS = 5_000, 5_000
+IMPORT_ROWS, FAN_OUT_ROWS = 1_000_000, 200_000
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure what one recipient costs.")
-    parser.add_argument("--recipients", type=int, default=20_000)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one run of 5,000")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--only", choices=["email", "sms"], action="append")
-    options = parser.parse_args()
-    recipients, runs = (5_000, 1) if options.quick else (options.recipients, options.runs)
-    results: dict[str, Any] = {"machine": machine(), "recipients": recipients, "runs": runs}
-    for channel in options.only or ["email", "sms"]:
-        measured = [run(channel, recipients) for _ in range(runs)]
-        results[channel] = median(measured)
-    (ROOT / "bench" / "results.md").write_text(report(results), encoding="utf-8")
-    print(json.dumps(results) if options.json else report(results))
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m bench", description="Measure what one recipient costs.")
+    made.add_argument("--recipients", type=int, default=20_000, help="recipients of each run")
+    made.add_argument("--runs", type=int, default=3, help="runs of each, in turns")
+    made.add_argument(
+        "--quick", action="store_true", help="one small run of each, without rivals, under 3 minutes"
+    )
+    made.add_argument(
+        "--only", choices=[*MODES, *OTHERS], action="append", metavar="MODE", help="one of %(choices)s"
+    )
+    made.add_argument("--no-peers", action="store_true", help="leave rivals out")
+    made.add_argument("--json", action="store_true", help="print one JSON document")
+    made.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="of results.md and results.json; bench/ by default"
+    )
+    made.add_argument("--scale", type=int, metavar="PATIENTS", help="so many patients in one database")
+    made.add_argument("--backlog", type=int, metavar="DELIVERIES", help="pause and stall with so many due")
+    made.add_argument("--campaigns", type=int, help="campaigns of --scale; 1,500 where there are enough patients")
+    made.add_argument("--sample", type=int, default=50_000, help="recipients of each sample of --scale")
+    made.add_argument("--step", choices=scale.STEPS, action="append", help="only these steps of --scale")
+    made.add_argument("--stall", type=float, default=60, metavar="SECONDS", help="of --backlog")
+    made.add_argument("--mode", choices=[name for name, mode in MODES.items() if mode.has_token], default="email")
+    made.add_argument("--data", type=Path, help="folder of --scale or --backlog, kept and used again")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = quickly(parser().parse_args(arguments))
+    # As Ctrl-C: servers and processes started here must not outlive us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder = options.out or (ROOT / "var" / "bench" if options.quick else ROOT / "bench")
+    results = _load(folder / "results.json")
+    try:
+        if options.scale or options.backlog:
+            _large(options, results)
+        else:
+            _usual(options, results)
+    except (ValueError, product.IncompleteError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (folder / "results.md").write_text(report.page(results), encoding="utf-8")
+    print(json.dumps(results) if options.json else report.page(results))
+    say(f"written to {folder / 'results.md'}")
     return 0
 
 
-def run(channel: str, recipients: int) -> dict[str, float]:
-    """One campaign of so many recipients on fresh servers, each with one contact of the channel."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pn-")))
-        folder.chmod(0o755)
-        sink = subprocess.Popen([sys.executable, "-m", "bench.sink"], stdout=subprocess.PIPE, cwd=ROOT)
-        stack.callback(sink.kill)
-        assert sink.stdout is not None
-        ports = json.loads(sink.stdout.readline())
-        urls = servers.start_all(folder)
-        stack.callback(servers.stop_all, folder)
-        environment = os.environ | {
-            "DATABASE_URL": urls.database_url,
-            "REDIS_URL": urls.redis_url,
-            "NOTIFIER_MASTER_KEY": secrets.token_hex(32),
-            "NOTIFIER_SMTP__PORT": str(ports["smtp"]),
-            "NOTIFIER_SMTP__SECURITY": "none",
-            "NOTIFIER_SMTP__RATE_PER_S": "1000000",
-            "NOTIFIER_SMTP__MESSAGES_PER_CONNECTION": "1000000",
-            "NOTIFIER_BREVO_SMS__BASE_URL": f"http://127.0.0.1:{ports['http']}/v3",
-            "NOTIFIER_BREVO_SMS__RATE_PER_S": "1000000",
+def quickly(options: argparse.Namespace) -> argparse.Namespace:
+    """What `--quick` means for the other options."""
+    if options.quick:
+        options.recipients, options.runs = min(options.recipients, QUICK_RECIPIENTS), 1
+        options.no_peers = True
+    return options
+
+
+def say(line: str) -> None:
+    """Progress, away from what a program reads."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _usual(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    wanted = options.only or [*MODES, *OTHERS]
+    modes = [MODES[name] for name in wanted if name in MODES]
+    notes: list[str] = []
+    with_peers = not options.no_peers
+    if with_peers and any(mode.rivals for mode in modes) and (why := peers.set_up()):
+        notes, with_peers = [f"Rivals were not measured: {why}."], False
+    elif not with_peers:
+        notes = ["Rivals were left out of this run."]
+    stamp = _stamp()
+    measured = measure(modes, options.recipients, options.runs, with_peers, notes)
+    for mode in modes:
+        own, rivals, said = measured[mode.name]
+        words = f"{mode.words}: {options.runs} runs of {options.recipients:,} recipients, {mode.workers} worker"
+        words += " processes" if mode.workers > 1 else " process"
+        section: dict[str, Any] = {
+            "name": mode.name,
+            "words": words,
+            "stamp": stamp,
+            "figures": own.runs,
+            "rivals": {name: series.runs for name, series in rivals.items()},
+            "notes": said,
         }
-        os.environ.update(environment)
-        current = settings.load()
-        store.migrate(current.sqlalchemy_url)
-        database = store.Database(current.sqlalchemy_url)
-        stack.callback(database.dispose)
-        measured: dict[str, float] = {}
-        campaign_id = prepare(database, current, folder, channel, recipients, measured)
-        supervisor = Supervisor(environment, folder / "log")
-        supervisor.add("feeder", "workers.main", "feeder")
-        for number in range(2):
-            supervisor.add(f"worker-{number}", "workers.main", "worker", "--channel", channel)
-        stack.enter_context(supervisor)
-        wait_for_workers(database)
-        send(database, supervisor, campaign_id, recipients, ports["http"], urls.redis_url, sink.pid, measured)
-        return measured
+        if not options.quick:
+            say(f"{mode.name}: counting statements")
+            each, most = product.statements(mode, min(STATEMENT_RECIPIENTS, options.recipients))
+            own.add({"statements": each})
+            section["statements"] = most
+        results.setdefault("modes", {})[mode.name] = section
+    for name, run, rows in (
+        ("import", importing.run, options.recipients * 10 if options.quick else IMPORT_ROWS),
+        ("fan-out", fan_out, options.recipients * 10 if options.quick else FAN_OUT_ROWS),
+    ):
+        if name in wanted:
+            results[name] = _repeated(name, run, rows, options.runs, stamp)
 
 
-def prepare(
-    database: store.Database, current: Any, folder: Path, channel: str, recipients: int, measured: dict[str, float]
-) -> int:
-    """Imports, approves and fans out; measures each."""
-    path = folder / "list.csv"
-    with path.open("w", encoding="utf-8") as out:
-        out.write("id;nom;prenom;date de naissance;email;portable;adresse;code postal;ville\n")
-        for number in range(recipients):
-            mail = f"patient{number}@example.org" if channel == "email" else ""
-            # The range reserved for fiction holds 10,000 numbers; overseas ones are as good for a sink.
-            phone = f"+33639{980000 + number:06}" if channel == "sms" and number < 10_000 else ""
-            phone = phone or (f"+33612{number:06}" if channel == "sms" else "")
-            out.write(f"P{number};Nom{number};Prénom;12/03/1975;{mail};{phone};2 rue des Lilas;75002;Paris\n")
-    now = datetime.now(UTC)
-    with database.staff() as session:
-        doctor = acts.create_doctor(
-            session,
-            actor="bench",
-            reference="D1",
-            name="Dr Camille Exemple",
-            practice="Cabinet Exemple",
-            address="1 rue de l'Exemple, 75001 Paris",
-            phone="01 99 00 12 34",
-            email="cabinet@example.org",
-        )
-        incident = acts.create_incident(session, current, "bench", "eu-gdpr-fr", FACTS, actor="bench")
-        campaign = controlling.create(session, current.master, incident.id, doctor.id, actor="bench")
-        campaign_id: int = campaign.id
-    cpu, started = time.process_time(), time.perf_counter()
-    with database.staff() as session:
-        list_file = acts.import_list(session, current, campaign_id, path, actor="bench", now=now)
-        assert list_file.accepted == recipients, list_file.accepted
-    measured["import_rows_per_s"] = recipients / (time.perf_counter() - started)
-    measured["import_us_cpu_per_row"] = (time.process_time() - cpu) / recipients * 1e6
-    with database.staff() as session:
-        shown = acts.draft(session, current, campaign_id)
-        acts.approve(session, current, campaign_id, expected_hash=shown.hash, actor="bench", now=now)
-    with database.engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE"))
-    return campaign_id
-
-
-def send(
-    database: store.Database,
-    supervisor: Supervisor,
-    campaign_id: int,
-    recipients: int,
-    port: int,
-    redis_url: str,
-    sink: int,
-    measured: dict[str, float],
-) -> None:
-    """From the start of the campaign until the sink has all and every row is written."""
-    pids = {one.name: one.process.pid for one in supervisor.processes if one.process}
-    before = {name: cpu_of([psutil.Process(pid)]) for name, pid in pids.items()}
-    postgres = cpu_of(named("postgres"))
-    valkey = cpu_of(named("valkey-server"))
-    lsn, commits = progress(database)
-    started = time.perf_counter()
-    with database.staff() as session:
-        acts.start(session, campaign_id, actor="bench", now=datetime.now(UTC))
-    measured["fan_out_per_s"] = recipients / (time.perf_counter() - started)
-    fanned_lsn, _ = progress(database)
-    peak_rss, queue_bytes = 0.0, 0
-    client = redis.Redis.from_url(redis_url)
-    base_bytes = client.info("memory")["used_memory"]
-    first = None
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
-        while True:
-            counts = http.get("/counts").json()
-            if first is None and counts["distinct"]:
-                first = time.perf_counter() - started
-            if counts["distinct"] >= recipients:
-                with database.staff() as session:
-                    left = session.scalar(
-                        text("SELECT count(*) FROM delivery WHERE state IN ('pending', 'leased', 'sending')")
-                    )
-                if not left:
-                    break
-            peak_rss = max(peak_rss, *(psutil.Process(pid).memory_info().rss for pid in pids.values()))
-            queue_bytes = max(queue_bytes, client.info("memory")["used_memory"] - base_bytes)
-            time.sleep(0.05)
-    seconds = time.perf_counter() - started
-    client.close()
-    assert counts["again"] == 0, "the sink saw a message twice"
-    end_lsn, end_commits = progress(database)
-    measured["recipients_per_s"] = recipients / seconds
-    measured["first_message_s"] = first or seconds
-    for name, pid in pids.items():
-        key = "workers" if name.startswith("worker") else name
-        used = cpu_of([psutil.Process(pid)]) - before[name]
-        measured[f"{key}_us_cpu"] = measured.get(f"{key}_us_cpu", 0.0) + used / recipients * 1e6
-    measured["postgres_us_cpu"] = (cpu_of(named("postgres")) - postgres) / recipients * 1e6
-    measured["valkey_us_cpu"] = (cpu_of(named("valkey-server")) - valkey) / recipients * 1e6
-    measured["wal_bytes"] = (end_lsn - fanned_lsn) / recipients
-    measured["fan_out_wal_bytes"] = (fanned_lsn - lsn) / recipients
-    measured["transactions"] = (end_commits - commits) / recipients
-    measured["peak_rss_mb"] = peak_rss / 2**20
-    measured["valkey_bytes"] = queue_bytes / recipients
-
-
-def wait_for_workers(database: store.Database) -> None:
-    while True:
-        with database.engine.connect() as connection:
-            if store.live_workers(connection, 60) >= 2:
-                return
-        time.sleep(0.05)
-
-
-def progress(database: store.Database) -> tuple[int, int]:
-    """Bytes of log written and transactions committed so far."""
-    with database.engine.connect() as connection:
-        row = connection.execute(
-            text(
-                "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0'), pg_stat_get_db_xact_commit(oid) "
-                "FROM pg_database WHERE datname = current_database()"
-            )
-        ).one()
-        return int(row[0]), int(row[1])
-
-
-def named(name: str) -> list[psutil.Process]:
-    return [process for process in psutil.process_iter(["name"]) if process.info["name"] == name]
-
-
-def cpu_of(processes: list[psutil.Process]) -> float:
-    total = 0.0
-    for process in processes:
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
-
-
-def median(runs: list[dict[str, float]]) -> dict[str, float]:
-    return {key: round(statistics.median(one[key] for one in runs), 3) for key in runs[0]}
-
-
-def machine() -> dict[str, str]:
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": str(os.cpu_count()),
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "on": f"{datetime.now(UTC):%Y-%m-%d}",
+def measure(
+    modes: list[Mode], recipients: int, runs: int, with_peers: bool, notes: list[str]
+) -> dict[str, tuple[Series, dict[str, Series], list[str]]]:
+    """Runs everything in turns, so that what the machine does meanwhile falls on all alike."""
+    found: dict[str, tuple[Series, dict[str, Series], list[str]]] = {
+        mode.name: (Series(), {}, list(notes if mode.rivals else [])) for mode in modes
     }
+    for number in range(1, runs + 1):
+        for mode in modes:
+            own, rivals, said = found[mode.name]
+            own.add(product.run(mode, recipients))
+            say(f"{mode.name} {number}/{runs}: {own.runs['recipients_per_s'][-1]:,.0f}/s")
+            for peer, its_mode in mode.rivals if with_peers else ():
+                try:
+                    figures = peers.run(peer, recipients, its_mode)
+                except peers.PeerError as error:
+                    said.append(f"A run was not used. {error}.")
+                    say(str(error))
+                    continue
+                rivals.setdefault(peer, Series()).add(figures)
+                say(f"  {peer}: {figures['recipients_per_s']:,.0f}/s")
+    return found
 
 
-def report(results: dict[str, Any]) -> str:
-    lines = [
-        "# What one recipient costs",
-        "",
-        "Made by `make bench`; the median of "
-        f"{results['runs']} runs of {results['recipients']:,} recipients, everything on one machine "
-        f"({results['machine']['cores']} cores, Python {results['machine']['python']}, "
-        f"{results['machine']['on']}).",
-        "",
-    ]
-    for channel in ("email", "sms"):
-        if channel in results:
-            lines += [f"## {channel}", "", "| figure | median |", "| --- | ---: |"]
-            lines += [
-                f"| {name.replace('_', ' ')} | {value:,.3g} |"
-                if value < 100
-                else f"| {name.replace('_', ' ')} | {value:,.0f} |"
-                for name, value in results[channel].items()
-            ]
-            lines.append("")
-    return "\n".join(lines)
+def _repeated(
+    name: str, run: Callable[[int], dict[str, float]], rows: int, runs: int, stamp: dict[str, str]
+) -> dict[str, Any]:
+    series = Series()
+    for number in range(1, runs + 1):
+        series.add(run(rows))
+        say(f"{name} {number}/{runs}: {next(iter(series.runs.values()))[-1]:,.0f}/s")
+    return {"name": name, "words": f"{runs} runs of {rows:,}", "stamp": stamp, "figures": series.runs}
+
+
+def fan_out(patients: int) -> dict[str, float]:
+    """One approved campaign becomes deliveries, with no worker about."""
+    with ExitStack() as stack:
+        deployment = stack.enter_context(deployed(stack.enter_context(temporary()), MODES["email"], None))
+        (campaign_id,) = generate.fill(deployment, patients, 1, lambda _: None)
+        deployment.tidy()
+        usage = Usage(deployment.pids)
+        wal, _ = deployment.progress()
+        begun = time.perf_counter()
+        made = deployments.start(deployment, campaign_id)
+        seconds = time.perf_counter() - begun
+        used, others = usage.read()
+        if made != patients:
+            raise product.IncompleteError(f"{made} deliveries were made for {patients} patients")
+        return {
+            "deliveries_per_s": made / seconds,
+            "postgres_us_cpu": used["postgres"] / made * 1e6,
+            "wal_bytes": (deployment.progress()[0] - wal) / made,
+            "others_share": others / seconds / (os.cpu_count() or 1),
+        }
+
+
+def _large(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    mode = MODES[options.mode]
+    stamp = _stamp()
+    with ExitStack() as stack:
+        if options.scale:
+            folder = options.data or stack.enter_context(temporary())
+            campaigns = options.campaigns or max(1, min(1_500, options.scale // 200))
+            steps = options.step or scale.STEPS
+            figures = scale.run(mode, folder, options.scale, campaigns, options.sample, steps, say)
+            words = f"{options.scale:,} patients in {campaigns:,} campaigns, sent by {mode.words}"
+            results["scale"] = {"name": "scale", "words": words, "stamp": stamp, "figures": figures}
+        if options.backlog:
+            folder = (options.data if not options.scale else None) or stack.enter_context(temporary())
+            rounds = 1 if options.quick else options.runs
+            figures = backlog.run(mode, folder, options.backlog, rounds, options.stall, say)
+            words = (
+                f"one campaign with {options.backlog:,} due deliveries, sent by {mode.words}; slowest of {rounds}"
+            )
+            results["backlog"] = {"name": "backlog", "words": words, "stamp": stamp, "figures": figures}
+
+
+def _stamp() -> dict[str, str]:
+    """What was measured, on what, and when."""
+    return (
+        machine.facts() | deployments.versions() | {"sink": "the rivals' sink" if sinks.c_sink() else "bench.sink"}
+    )
 
 
 if __name__ == "__main__":

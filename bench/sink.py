@@ -13,6 +13,7 @@ import sys
 
 _MESSAGE_ID = re.compile(rb"\r\nMessage-ID: <([^@>]+)@")
 _WEB_URL = re.compile(rb'"webUrl":"[^"]*/([^"/]+)"')
+_CUSTOM = re.compile(rb'"X-Mailin-custom":"([^"]+)"')
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 
 seen: set[bytes] = set()
@@ -78,22 +79,24 @@ class Http(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
         self.buffer = bytearray()
+        self.wanted = 0
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
+        # A batch comes in hundreds of pieces: its head is looked for once.
+        while len(self.buffer) >= self.wanted and (end := self.buffer.find(b"\r\n\r\n")) >= 0:
             head = bytes(self.buffer[: end + 2])
             length = int(found[1]) if (found := _LENGTH.search(head)) else 0
-            if len(self.buffer) < end + 4 + length:
+            self.wanted = end + 4 + length
+            if len(self.buffer) < self.wanted:
                 return
-            body = bytes(self.buffer[end + 4 : end + 4 + length])
-            del self.buffer[: end + 4 + length]
+            body = bytes(self.buffer[end + 4 : self.wanted])
+            del self.buffer[: self.wanted]
+            self.wanted = 0
             if head.startswith(b"GET /counts"):
                 self.answer(200, json.dumps({"distinct": len(seen), "again": again}).encode())
                 continue
-            if found := _WEB_URL.search(body):
-                count(found[1])
-            content = b'{"reference":"r","messageId":%d}' % len(seen)
+            content = taken(head, body)
             if self.delay_s:
                 asyncio.get_running_loop().call_later(self.delay_s, self.answer, 201, content)
             else:
@@ -104,6 +107,21 @@ class Http(asyncio.Protocol):
             b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
             % (status, len(content), content)
         )
+
+
+def taken(head: bytes, body: bytes) -> bytes:
+    """Counts the references of an SMS, an email, or a batch of emails; returns Brevo's answer."""
+    if not head.startswith(b"POST /v3/smtp/email "):
+        if found := _WEB_URL.search(body):
+            count(found[1])
+        return b'{"reference":"r","messageId":%d}' % len(seen)
+    ids = []
+    for reference in _CUSTOM.findall(body):
+        count(reference)
+        ids.append(b'"<%d.%d@sink.example.org>"' % (len(seen), again))
+    if b'"messageVersions":' in body:
+        return b'{"messageIds":[%b]}' % b",".join(ids)
+    return b'{"messageId":%b}' % ids[0]
 
 
 async def main(delay_ms: float) -> None:

@@ -55,6 +55,10 @@ class Reason(StrEnum):
     #: RFC 6531: such an address has no ASCII form; in French lists it is nearly always a typing error
     ACCENT = "accent_in_local_part"
     MISTYPED = "domain_probably_mistyped"
+    #: a shared mailbox of a company, a practice or a machine; "(perso)" beside it says that it is the person's own
+    ROLE = "role_address"
+    #: the domain does not exist or says that it takes no mail (RFC 7505)
+    NO_MAIL = "domain_takes_no_mail"
 
 
 #: what people read: (French, English)
@@ -88,6 +92,15 @@ WORDS: dict[Reason, tuple[str, str]] = {
     Reason.MISTYPED: (
         "La partie après @ est sans doute mal saisie.",
         "The part after @ is probably mistyped.",
+    ),
+    Reason.ROLE: (
+        "Boîte d'un service ou d'une entreprise, lue par d'autres. Si c'est bien la sienne, "
+        "ajoutez « (perso) » à côté.",
+        "A mailbox of an office or company, read by others. If it is the person's own, write '(perso)' beside it.",
+    ),
+    Reason.NO_MAIL: (
+        "Le domaine (après @) n'existe pas ou ne reçoit pas de courriel.",
+        "The domain (after @) does not exist or takes no mail.",
     ),
 }
 
@@ -138,6 +151,11 @@ class Piece(NamedTuple):
         return bool(self.note) and not _PEOPLE.isdisjoint(_plain_words(self.note))
 
     @property
+    def is_personal(self) -> bool:
+        """Whether the note says that it is the person's own: "(perso)"."""
+        return bool(self.note) and not _PERSONAL.isdisjoint(_plain_words(self.note))
+
+    @property
     def refusal(self) -> Reason | None:
         """Why the note alone forbids to use the contact. Parents and guardians may be told for a patient."""
         if self.do_not_use:
@@ -169,9 +187,9 @@ _BLANK = re.compile(r"\s")
 
 
 def tidy(value: str) -> str:
-    """Without invisible characters, with plain spaces, in NFC, trimmed."""
+    """Without invisible characters, with plain spaces, in NFC, trimmed; what no encoding has becomes `?`."""
     if not value.isascii():
-        value = unicodedata.normalize("NFC", value.translate(_INVISIBLE))
+        value = unicodedata.normalize("NFC", value.translate(_INVISIBLE)).encode(errors="replace").decode()
     if not value.isprintable():
         value = _BLANK.sub(" ", value)
     return value.strip()
@@ -201,11 +219,16 @@ _OTHER_ADULTS = _words(
     "partenaire daughter wife husband brother sister neighbour neighbor friend partner"
 )
 _PEOPLE = _GUARDIANS | _OTHER_ADULTS
-_NOTE_WORDS = _PEOPLE | _words(
-    "travail bureau boulot pro professionnel professionnelle perso personnel personnelle prive domicile dom "
-    "maison fixe portable port mobile mob gsm cell tel telephone t tph numero num n no principal secondaire "
-    "legal legale sms email mail courriel e matin midi soir urgence journee le la de du d l son sa ses mr m mme "
-    "melle mlle work office home private phone cellphone main other autre"
+_PERSONAL = _words("perso personnel personnelle prive privee private personal")
+_NOTE_WORDS = (
+    _PEOPLE
+    | _PERSONAL
+    | _words(
+        "travail bureau boulot pro professionnel professionnelle domicile dom "
+        "maison fixe portable port mobile mob gsm cell tel telephone t tph numero num n no principal secondaire "
+        "legal legale sms email mail courriel e matin midi soir urgence journee le la de du d l son sa ses mr m "
+        "mme melle mlle work office home phone cellphone main other autre"
+    )
 )
 _STOP_NOTE = re.compile(
     r"\b(ne (pas|plus)|pas (appeler|utiliser|contacter)|stop|faux|fausse|errone|ancien|ancienne|hs|invalide"
@@ -281,6 +304,38 @@ def check_phone(value: str, region: str = "FR", postal_code: str | None = None) 
     if len(found[2]) > _MAX_DIGITS:
         return Phone(ok=False, reason=Reason.SEVERAL if len(split_phones(value)) > 1 else Reason.TOO_LONG)
     return _judge(bool(found[1]), found[2], region, postal_code)
+
+
+# ten digits in pairs with one kind of separator, or none; 02 and 05 are shared with overseas departments
+_PLAIN_PHONE = re.compile(
+    r"(?:0|\+33 ?(?:\(0\) ?)?|0033 ?)([13467])([ .-]?)(\d\d)\2(\d\d)\2(\d\d)\2(\d\d)", re.ASCII
+)
+
+
+def plain_phone(cell: str, region: str) -> tuple[str, bool] | None:
+    """The commonest cells, quickly: (E.164, whether it takes SMS) of one mainland number in a plain writing.
+
+    Exactly what `check_phone` says for any postal code; None says nothing: ask `split_phones` and `check_phone`.
+    """
+    found = _PLAIN_PHONE.fullmatch(cell)
+    if found is None or region not in _FRENCH:
+        return None
+    first, _, one, two, three, four = found.groups()
+    number = first + one + two + three + four
+    takes_sms = _mainland(number[:5])
+    if takes_sms is None or _FILLER.fullmatch("0" + number):
+        return None
+    return "+33" + number, takes_sms
+
+
+@functools.cache
+def _mainland(block: str) -> bool | None:
+    """Whether numbers that begin so are mobiles; None where that does not settle it. Mainland plans go by the
+    first three digits; of 0639, which is Mayotte's but for the fictitious block, five are needed."""
+    if block == _FICTITIOUS:
+        return True
+    found = _in_plan("FR", block + "5678")
+    return found.sms_capable if found and found.kind in ("mobile", "landline") else None
 
 
 def _with_words(text: str, region: str, postal_code: str | None) -> Phone:
@@ -642,6 +697,46 @@ def check_email(value: str) -> Email:
     return Email(ok=True, address=address)
 
 
+_PLAIN_EMAIL = re.compile(r"([A-Za-z0-9]+(?:[._+'-][A-Za-z0-9]+)*)@([A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)+)")
+
+
+def plain_email(cell: str) -> str | None:
+    """The commonest cells, quickly: the address of a cell that is one plain address.
+
+    Exactly what `check_email` says; None says nothing: ask `split_emails` and `check_email`.
+    """
+    found = _PLAIN_EMAIL.fullmatch(cell)
+    if found is None or len(cell) > _MAX_LOCAL_OCTETS:
+        return None
+    local, domain = found.groups()
+    verdict = _domain(domain)
+    if verdict.ascii is None or verdict.suggestion or verdict.filler != "no" or _is_filler(local, verdict):
+        return None
+    return f"{local}@{verdict.ascii}"
+
+
+#: mailboxes of machines and offices (RFC 2142), and what practices and companies call theirs
+_ROLES = _words(
+    "postmaster hostmaster webmaster abuse noreply donotreply mailerdaemon root admin administrateur "
+    "administration contact contacts info infos information informations accueil reception secretariat secretaire "
+    "standard direction directeur commercial commerciale compta comptabilite facturation rh drh recrutement "
+    "juridique communication service services servicepatient support sav help helpdesk office hello mairie "
+    "commune ecole college lycee creche association cabinet cabinetmedical medecin docteur infirmier infirmiere "
+    "idel kine pharmacie laboratoire labo clinique hopital ehpad residence tutelle tutelles curatelle mandataire "
+    "equipe dpo rgpd privacy security patients rdv rendezvous agence boutique"
+)
+_ROLE_START = re.compile(
+    r"(?:cabinet|secretariat|accueil|mairie|pharmacie|clinique|hopital|ehpad|labo|laboratoire)[._+-]",
+    re.IGNORECASE,
+)
+
+
+def is_role(address: str) -> bool:
+    """Whether a mailbox is an office's or a company's by its name, so that others than the patient read it."""
+    local = address.partition("@")[0]
+    return local.lower().translate(_NOT_LETTERS) in _ROLES or bool(_ROLE_START.match(local))
+
+
 def _with_note(text: str) -> Email | None:
     pieces = split_emails(text)
     if len(pieces) > 1:
@@ -695,12 +790,43 @@ def _domain(domain: str) -> _Domain:
         closed = re.sub(r" *\. *", ".", domain.strip())
         return _Domain(None, Reason.DOMAIN, None if closed == domain else _domain(closed).ascii)
     name = valid.ascii_domain.lower()
+    ending = name.rpartition(".")[2]
+    if (len(ending) == 2 and ending not in _countries()) or ending in _NO_ENDINGS:
+        meant = _probably_meant(name) or _with_ending(name, ending)
+        return _Domain(name, suggestion=meant) if meant else _Domain(None, Reason.DOMAIN)
     if name.endswith(_EXAMPLE_DOMAINS) and any(name == e or name.endswith("." + e) for e in _EXAMPLE_DOMAINS):
         return _Domain(name, example=True)
     label = _bare(name.partition(".")[0])
     if label in _FILLER_WORDS or re.fullmatch(r"x{2,}", label):
         return _Domain(name, filler="strong")
     return _Domain(name, suggestion=_probably_meant(name), filler="weak" if label in _WEAK_FILLERS else "no")
+
+
+@functools.cache
+def _countries() -> frozenset[str]:
+    """Endings of two letters that exist: country codes (ISO 3166-1), and the six that are none."""
+    without_numbers = _words("aq bv gs hm pn tf")
+    return (
+        frozenset(region.lower() for region in phonenumbers.SUPPORTED_REGIONS)
+        | without_numbers
+        | _words("uk eu su")
+    )
+
+
+#: endings of three letters and more that no registry has: reserved ones (RFC 2606 §2) and common slips
+_MEANT_ENDINGS = {
+    "com": "con cmo ocm comm coom cim vom xom clm cpm", "fr": "fe ft rf frr ffr ftr fre",
+    "net": "nett ner nte nrt", "org": "ogr orgg rog",
+}  # fmt: skip
+_NO_ENDINGS = _words("example " + " ".join(_MEANT_ENDINGS.values()))
+
+
+def _with_ending(domain: str, ending: str) -> str | None:
+    """The domain with the ending that was probably meant."""
+    for meant, slips in _MEANT_ENDINGS.items():
+        if ending in slips.split():
+            return domain.removesuffix(ending) + meant
+    return None
 
 
 _NOT_LETTERS = str.maketrans("", "", "0123456789!#$%&'*+-./=?^_`{|}~ ")
@@ -734,6 +860,12 @@ def _probably_meant(domain: str) -> str | None:
         if _one_apart(domain, known):
             return known
     return None
+
+
+def is_well_known(domain: str) -> bool:
+    """Whether a domain is one of the large mailbox operators', as it is rightly written."""
+    name, _, ending = domain.partition(".")
+    return ending in _DOMAINS.get(name, ()) or _SHORT_DOMAINS.get(name) == ending
 
 
 def _known_domains() -> Iterator[str]:

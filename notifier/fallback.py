@@ -13,19 +13,25 @@ from typing import Any
 from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
+from notifier import store
 from notifier.profiles import Profile
 from notifier.states import Campaign, Channel, Delivery, Outcome, Unreached, sources
 
 _ONE_AT_A_TIME = 7302
 
+#: Codes of a failure by the address itself: refused when handed over, or reported back. Not our sender or account
+#: (RFC 3463 X.7.z, X.1.7, X.1.8; RFC 4954 530 to 538), nor a full mailbox (X.2.2).
+HARD_BOUNCE = r"^(receipt_hard_failed|unfit_address|http_400|smtp_5(?!3\d|\d\d_5\.(7\.|1\.[78]|2\.2)))"
+
 #: states in which a delivery may still inform its people
-_HOPEFUL = f"('{Delivery.PENDING}', '{Delivery.LEASED}', '{Delivery.SENDING}', '{Delivery.UNKNOWN}')"
+_HOPEFUL = f"('{Delivery.PENDING}', '{Delivery.SENDING}', '{Delivery.UNKNOWN}')"
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """How many rows one round moved; `deliveries` equal to its limit means there may be more."""
+    """How many rows one round moved; `looked_at` near its limit means there may be more."""
 
+    looked_at: int = 0
     deliveries: int = 0
     informed: int = 0
     next_channel: int = 0
@@ -39,6 +45,32 @@ class Settled:
 #: Nothing is silence while a receipt waits to be applied.
 _HEARD = "NOT EXISTS (SELECT FROM receipt r WHERE r.delivery_id = delivery.id AND r.applied_at IS NULL)"
 
+#: What hints say is to be looked at now: at least one hint, and no more deliveries than asked.
+_TAKE = text(
+    """
+    WITH seen AS (
+        SELECT id, ids, at FROM due WHERE kind = 'settle' AND at <= :now
+        ORDER BY at LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), counted AS (
+        SELECT id, ids, row_number() OVER w AS place, sum(cardinality(ids)) OVER w AS n
+        FROM seen WINDOW w AS (ORDER BY at, id ROWS UNBOUNDED PRECEDING)
+    ), taken AS (
+        DELETE FROM due USING counted
+        WHERE due.id = counted.id AND (counted.place = 1 OR counted.n <= :limit)
+        RETURNING due.ids
+    )
+    SELECT DISTINCT unnest(ids) FROM taken
+    """
+)
+
+#: What was taken but could not be decided (a row locked, a receipt still to be applied) is looked at again.
+_AGAIN = text(
+    f"""
+    UPDATE delivery SET due_at = due_at
+    WHERE id = ANY(:ids) AND due_at <= :now AND state NOT IN ('{Delivery.PENDING}', '{Delivery.SENDING}')
+    """
+)
+
 # Silence and uncertainty are decided first; what they become is then handed on like everything else.
 
 _SILENT_EMAIL = text(
@@ -46,8 +78,8 @@ _SILENT_EMAIL = text(
     UPDATE delivery d SET due_at = NULL
     FROM (
         SELECT id FROM delivery
-        WHERE due_at <= :now AND state = '{Delivery.ACCEPTED}' AND channel = ANY(:informing)
-        ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+        WHERE id = ANY(:ids) AND due_at <= :now AND state = '{Delivery.ACCEPTED}' AND channel = ANY(:informing)
+        FOR UPDATE SKIP LOCKED
     ) due
     WHERE d.id = due.id RETURNING d.id
     """
@@ -58,8 +90,9 @@ _SILENT_SMS = text(
     UPDATE delivery d SET state = '{Delivery.FAILED}', reason = 'no_receipt', due_at = :now
     FROM (
         SELECT id FROM delivery
-        WHERE due_at <= :now AND state = '{Delivery.ACCEPTED}' AND NOT channel = ANY(:informing) AND {_HEARD}
-        ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+        WHERE id = ANY(:ids) AND due_at <= :now AND state = '{Delivery.ACCEPTED}'
+          AND NOT channel = ANY(:informing) AND {_HEARD}
+        FOR UPDATE SKIP LOCKED
     ) due
     WHERE d.id = due.id AND d.state = ANY(:to_failed)
     """
@@ -77,8 +110,9 @@ _UNCERTAIN = text(
     FROM (
         SELECT delivery.id, campaign.state AS campaign_state
         FROM delivery JOIN campaign ON campaign.id = delivery.campaign_id
-        WHERE delivery.due_at <= :now AND delivery.state = '{Delivery.UNKNOWN}' AND {_HEARD}
-        ORDER BY delivery.due_at LIMIT :limit FOR UPDATE OF delivery SKIP LOCKED
+        WHERE delivery.id = ANY(:ids) AND delivery.due_at <= :now
+          AND delivery.state = '{Delivery.UNKNOWN}' AND {_HEARD}
+        FOR UPDATE OF delivery SKIP LOCKED
     ) due
     WHERE d.id = due.id
     """
@@ -87,22 +121,24 @@ _UNCERTAIN = text(
 #: Rows that came back from a worker after their campaign was cancelled.
 _STRAYS = text(
     f"""
+    WITH hints AS (
+        DELETE FROM due WHERE id IN (
+            SELECT due.id FROM campaign c JOIN due ON due.campaign_id = c.id
+            WHERE c.state = '{Campaign.CANCELLED}' AND due.kind = 'send'
+            LIMIT :limit FOR UPDATE OF due SKIP LOCKED
+        ) RETURNING ids
+    )
     UPDATE delivery d SET state = '{Delivery.CANCELLED}', due_at = :now
-    FROM (
-        SELECT d.id FROM campaign c JOIN delivery d ON d.campaign_id = c.id
-        WHERE c.state = '{Campaign.CANCELLED}' AND d.state = '{Delivery.PENDING}'
-        LIMIT :limit FOR UPDATE OF d SKIP LOCKED
-    ) stray
-    WHERE d.id = stray.id
+    FROM hints WHERE d.id = ANY(hints.ids) AND d.state = '{Delivery.PENDING}'
     """
 )
 
 _RESULTS = text(
     f"""
     SELECT id, state FROM delivery
-    WHERE due_at <= :now
+    WHERE id = ANY(:ids) AND due_at <= :now
       AND state IN ('{Delivery.DELIVERED}', '{Delivery.FAILED}', '{Delivery.CANCELLED}', '{Delivery.QUARANTINED}')
-    ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    FOR UPDATE SKIP LOCKED
     """
 )
 
@@ -127,6 +163,13 @@ _OPEN = f"""
       )
 """
 
+
+def _needless(delivery: str) -> str:
+    """Cancelled because an earlier message had told everybody; needed after all if that one fails later."""
+    reason = f"coalesce({delivery}.reason, '')"
+    return f"({delivery}.state = '{Delivery.CANCELLED}' AND {reason} = 'informed_meanwhile')"
+
+
 #: The next contact not tried yet for each of them. An SMS that already went to this number in a variant that
 #: covers the person serves them too; it is then due here again, so that its result counts for them.
 _NEXT = text(
@@ -141,14 +184,26 @@ _NEXT = text(
         JOIN contact k ON k.id = pc.contact_id AND k.channel = ANY(c.plan)
         WHERE NOT EXISTS (
             SELECT FROM delivery_patient dp2 JOIN delivery d2 ON d2.id = dp2.delivery_id
-            WHERE dp2.patient_id = p.id AND d2.contact_id = k.id
+            WHERE dp2.patient_id = p.id AND d2.contact_id = k.id AND NOT {_needless("d2")}
         )
         ORDER BY p.id, array_position(c.plan, k.channel), pc.rank
     ), existing AS MATERIALIZED (
         SELECT next.id AS patient_id, min(d.id) AS delivery_id
         FROM next JOIN delivery d
           ON d.contact_id = next.contact_id AND d.addressee_id IS NULL AND next.addressee_id IS NULL
-         AND d.variant IN (next.variant, 'comment')
+         AND d.variant IN (next.variant, 'comment') AND NOT {_needless("d")}
+        GROUP BY next.id
+    ), revived AS (
+        UPDATE delivery d SET state = '{Delivery.PENDING}', due_at = CAST(:now AS timestamptz), reason = NULL
+        FROM next
+        WHERE d.contact_id = next.contact_id AND d.addressee_id IS NOT DISTINCT FROM next.addressee_id
+          AND d.variant IN (next.variant, 'comment') AND {_needless("d")}
+        RETURNING d.id, d.contact_id, d.addressee_id
+    ), again_for AS MATERIALIZED (
+        SELECT next.id AS patient_id, min(revived.id) AS delivery_id
+        FROM next JOIN revived
+          ON revived.contact_id = next.contact_id
+         AND revived.addressee_id IS NOT DISTINCT FROM next.addressee_id
         GROUP BY next.id
     ), made AS (
         INSERT INTO delivery (campaign_id, doctor_id, contact_id, addressee_id, channel, language, variant, due_at)
@@ -158,7 +213,8 @@ _NEXT = text(
             SELECT next.*,
                    CASE WHEN bool_or(variant = 'comment') OVER (PARTITION BY contact_id, addressee_id)
                         THEN 'comment' ELSE 'standard' END AS max_variant
-            FROM next WHERE id NOT IN (SELECT patient_id FROM existing)
+            FROM next
+            WHERE id NOT IN (SELECT patient_id FROM existing) AND id NOT IN (SELECT patient_id FROM again_for)
         ) fresh
         GROUP BY campaign_id, contact_id, addressee_id, channel, max_variant
         ON CONFLICT DO NOTHING
@@ -169,9 +225,11 @@ _NEXT = text(
         FROM made JOIN next
           ON next.contact_id = made.contact_id AND next.addressee_id IS NOT DISTINCT FROM made.addressee_id
         WHERE next.id NOT IN (SELECT patient_id FROM existing)
+          AND next.id NOT IN (SELECT patient_id FROM again_for)
         UNION ALL
-        SELECT existing.delivery_id, next.id, next.doctor_id
-        FROM existing JOIN next ON next.id = existing.patient_id
+        SELECT known.delivery_id, next.id, next.doctor_id
+        FROM (SELECT * FROM existing UNION ALL SELECT * FROM again_for) known
+        JOIN next ON next.id = known.patient_id
         ON CONFLICT DO NOTHING
         RETURNING delivery_id, patient_id
     ), again AS (
@@ -181,9 +239,10 @@ _NEXT = text(
           AND d.state IN ('{Delivery.DELIVERED}', '{Delivery.FAILED}', '{Delivery.QUARANTINED}')
     ), moved AS (
         UPDATE patient p SET outcome = '{Outcome.ON_THE_WAY}', outcome_reason = NULL, outcome_at = :now
-        WHERE p.id IN (SELECT patient_id FROM linked) AND p.outcome = ANY(:to_on_the_way)
+        WHERE p.id IN (SELECT patient_id FROM linked UNION ALL SELECT patient_id FROM again_for)
+          AND p.outcome = ANY(:to_on_the_way)
     )
-    SELECT patient_id FROM linked
+    SELECT patient_id FROM linked UNION SELECT patient_id FROM again_for
     """
 )
 
@@ -213,7 +272,7 @@ _NEEDLESS = text(
     UPDATE delivery d SET state = '{Delivery.CANCELLED}', due_at = NULL, reason = 'informed_meanwhile'
     FROM (
         SELECT d2.id FROM delivery d2
-        WHERE d2.state = '{Delivery.PENDING}' AND d2.id IN (
+        WHERE d2.state IN ('{Delivery.PENDING}', '{Delivery.UNKNOWN}') AND d2.id IN (
             SELECT other.delivery_id FROM delivery_patient told
             JOIN delivery_patient other ON other.patient_id = told.patient_id
             WHERE told.delivery_id = ANY(:ids)
@@ -223,18 +282,37 @@ _NEEDLESS = text(
         )
         FOR UPDATE OF d2 SKIP LOCKED
     ) needless
-    WHERE d.id = needless.id AND d.state = '{Delivery.PENDING}'
+    WHERE d.id = needless.id AND d.state IN ('{Delivery.PENDING}', '{Delivery.UNKNOWN}')
     """
 )
 
 _DONE = text("UPDATE delivery SET due_at = NULL WHERE id = ANY(:ids) AND due_at <= :now")
 
+#: What a campaign is paused by, see `controlling.pause_bouncing`: each result passes here once.
+_BOUNCED = text(
+    f"""
+    INSERT INTO bounce (campaign_id, n)
+    SELECT d.campaign_id, count(*)
+    FROM delivery d LEFT JOIN bounce b ON b.campaign_id = d.campaign_id
+    WHERE d.id = ANY(:ids) AND d.channel = '{Channel.EMAIL}' AND d.state = '{Delivery.FAILED}'
+      AND d.reason ~ '{HARD_BOUNCE}' AND (b.since IS NULL OR d.first_tried_at >= b.since)
+    GROUP BY d.campaign_id
+    ON CONFLICT (campaign_id) DO UPDATE SET n = bounce.n + excluded.n
+    """
+)
+
+#: Also where everybody was told, what a person has asked to send again is still to go out.
 _COMPLETE = text(
     f"""
     UPDATE campaign c SET state = '{Campaign.COMPLETED}', completed_at = :now
     WHERE c.state = '{Campaign.SENDING}'
       AND NOT EXISTS (
         SELECT FROM patient p WHERE p.campaign_id = c.id AND p.outcome = '{Outcome.ON_THE_WAY}'
+      )
+      AND NOT EXISTS (
+        SELECT FROM tally t
+        WHERE t.campaign_id = c.id AND t.state IN ('{Delivery.PENDING}', '{Delivery.SENDING}')
+        GROUP BY t.campaign_id HAVING sum(t.n) > 0
       )
     RETURNING c.id
     """
@@ -253,17 +331,18 @@ _REOPEN = text(
 def settle(session: Session, profile: Profile, *, now: datetime, limit: int = 1000) -> Settled:
     """Decides silence and uncertainty, hands results on to people, and completes campaigns.
 
-    At most `limit` deliveries of each kind, in one transaction of the caller. One process at a time: another
+    About `limit` deliveries, in one transaction of the caller. One process at a time: another
     one that comes meanwhile finds nothing to do.
     """
     if not session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _ONE_AT_A_TIME}):
         return Settled()
     informing = [str(channel) for channel, silence in profile.silence.items() if silence.means == "informed"]
-    values = {"now": now, "limit": limit, "informing": informing, "to_failed": sources(Delivery.FAILED)}
+    session.execute(_STRAYS, {"now": now, "limit": limit})
+    taken = list(session.scalars(_TAKE, {"now": now, "limit": limit}))
+    values = {"now": now, "ids": taken, "informing": informing, "to_failed": sources(Delivery.FAILED)}
     silent = list(session.scalars(_SILENT_EMAIL, values))
     session.execute(_SILENT_SMS, values)
     session.execute(_UNCERTAIN, values)
-    session.execute(_STRAYS, values)
     results = session.execute(_RESULTS, values).all()
     good = silent + [row.id for row in results if row.state == Delivery.DELIVERED]
     bad = [row.id for row in results if row.state != Delivery.DELIVERED]
@@ -273,16 +352,19 @@ def settle(session: Session, profile: Profile, *, now: datetime, limit: int = 10
     moved: list[int] = []
     unreached = 0
     if bad:
+        store.doubt_informed(session, bad, now=now)
         moved = list(
             session.scalars(_NEXT, {"ids": bad, "now": now, "to_on_the_way": sources(Outcome.ON_THE_WAY)})
         )
+        session.execute(_BOUNCED, {"ids": bad})
         unreached = _count(
             session, _GIVE_UP, ids=bad, now=now, to_unreached=sources(Outcome.UNREACHED), moved=moved
         )
     session.execute(_DONE, {"ids": [row.id for row in results], "now": now})
+    session.execute(_AGAIN, {"ids": taken, "now": now})
     completed = _count(session, _COMPLETE, now=now)
     session.execute(_REOPEN)
-    return Settled(len(silent) + len(results), informed, len(moved), unreached, completed)
+    return Settled(len(taken), len(silent) + len(results), informed, len(moved), unreached, completed)
 
 
 def _count(session: Session, statement: TextClause, **values: Any) -> int:

@@ -1,845 +1,100 @@
 """Step 1: a list file becomes patients and contacts, and a report of every refused or doubtful row.
 
-The first half is pure (`judge`, `People`, `check_list`), the second saves (`import_list`). Memory stays bounded:
-rows are judged one by one, sealed, copied to the database by thousands, and merged there.
+Rows are judged one by one (`judging`), sealed, and inserted by thousands while the next are judged. Rows that may
+name somebody already there (`matching.Seen` never misses one) wait until the end, are compared with the people
+they could be, and become one with them or new. So memory stays bounded, and a row costs no look-up.
 """
 
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
-from enum import StrEnum
+from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-import orjson
 import psycopg
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from notifier import importers, models, states
-from notifier.addresses import Reason, check_email, check_phone, split_emails, split_phones, tidy, unaccented
+from notifier import models, states
+from notifier.checking import NO_ROW, ROWS_AT_ONCE, check_list, rows_of, unread_columns
+from notifier.copying import boolean, copy, fields, int2, int4, int8, raw
+from notifier.copying import text as text_field
 from notifier.errors import ConflictError, ListError
-from notifier.importers import Column, Doubt, RawRow
-from notifier.importers.csv import MAX_BYTES, ListReader, open_list
-from notifier.sealing import DataKey
-from notifier.states import Channel
+from notifier.importers import MAX_BYTES, Column, Limits, RawList, open_list
+from notifier.judging import WORDS, Identity, Judged, RowReason, Setting, own_keys
+from notifier.matching import MOST_SHARING, Contact, Keys, People, Person, Said, Seen
+from notifier.sealing import BLIND_BYTES, DataKey
+from notifier.states import Channel, Exclusion, Outcome, Unreached
+
+__all__ = ["WORDS", "Difference", "Identity", "RowReason", "check_list", "compare_list", "import_list"]
 
 IDENTITY_PURPOSE = b"patient.identity"
 CONTACT_PURPOSE = b"contact.value"
-#: languages a notice can be composed in; others fall back to the first
-LANGUAGES = ("fr", "en")
-_ROWS_AT_ONCE = 5000
 
-
-class RowReason(StrEnum):
-    """What is wrong or doubtful with a row; reasons about one contact are `addresses.Reason`."""
-
-    #: refused: no patient id, no name, no contact
-    NO_IDENTITY = "no_identity"
-    #: refused: a sum below the table, not a person
-    TOTALS_LINE = "totals_line"
-    #: doubt: only a contact is known, so the person is told without a name
-    NO_NAME = "no_name"
-    #: doubt: one patient id with two names or birth dates, in this list or an earlier one; kept as two people
-    SAME_ID = "same_id_other_person"
-    INVALID_DATE = "invalid_date"
-    #: 12/03/15 may be 1915 or 2015
-    AMBIGUOUS_YEAR = "ambiguous_year"
-    UNKNOWN_LANGUAGE = "unknown_language"
-    #: neither yes nor no: taken as "the person is to be told"
-    UNCLEAR = "unclear_yes_or_no"
-    #: used, but the note beside it names somebody else
-    ANOTHER_PERSON = "contact_of_another_person"
-    #: premium, shared-cost and service numbers belong to no patient
-    SERVICE_NUMBER = "service_number"
-    #: more people have it than live in a household: a home's, a company's, or a filler
-    SHARED_BY_MANY = "shared_by_many"
-    #: the doctor's own number or address
-    PRACTICE_CONTACT = "practice_contact"
-    #: two rows of one person differ on whether their data was taken: the person is told
-    YES_AND_NO = "yes_and_no"
-    #: the column's name is not known, but its cells look like email addresses or telephone numbers
-    COLUMN_NOT_READ = "contact_column_not_read"
-    #: accents were read with the wrong encoding by an earlier program ("RenÃ©")
-    MOJIBAKE = "damaged_accents"
-
-
-#: (French, English)
-_WORDS: dict[RowReason, tuple[str, str]] = {
-    RowReason.NO_IDENTITY: ("Ni identifiant, ni nom, ni contact.", "Neither id, nor name, nor contact."),
-    RowReason.TOTALS_LINE: ("Ligne de total, pas une personne.", "A totals line, not a person."),
-    RowReason.NO_NAME: ("Aucun nom : la personne est prévenue sans être nommée.", "No name: told without a name."),
-    RowReason.SAME_ID: (
-        "Même identifiant qu'une autre personne : deux personnes sont gardées.",
-        "Same id as another person: kept as two people.",
-    ),
-    RowReason.INVALID_DATE: ("La date n'existe pas.", "There is no such date."),
-    RowReason.AMBIGUOUS_YEAR: ("L'année peut être de deux siècles.", "The year may be of two centuries."),
-    RowReason.UNKNOWN_LANGUAGE: ("Langue inconnue : le français est pris.", "Unknown language: French is taken."),
-    RowReason.UNCLEAR: ("Ni oui ni non : la personne sera prévenue.", "Neither yes nor no: the person is told."),
-    RowReason.ANOTHER_PERSON: ("La note désigne une autre personne.", "The note names another person."),
-    RowReason.SERVICE_NUMBER: ("Numéro de service, pas d'une personne.", "A service number, not a person's."),
-    RowReason.SHARED_BY_MANY: (
-        "Trop de personnes ont ce contact : il n'est à personne en propre.",
-        "Too many people have this contact: it is nobody's own.",
-    ),
-    RowReason.PRACTICE_CONTACT: ("Le contact du cabinet lui-même.", "The practice's own contact."),
-    RowReason.YES_AND_NO: (
-        "Oui sur une ligne, non sur une autre : la personne sera prévenue.",
-        "Yes on one row, no on another: the person is told.",
-    ),
-    RowReason.COLUMN_NOT_READ: (
-        "Colonne de contacts non lue : nommez-la par exemple « email 2 » ou « téléphone 2 ».",
-        "A column with contacts was not read: name it for instance 'email 2' or 'phone 2'.",
-    ),
-    RowReason.MOJIBAKE: ("Accents abîmés par un autre logiciel.", "Accents damaged by another program."),
-}
-#: what people read about rows, a reader's doubts included
-WORDS: dict[str, tuple[str, str]] = {
-    str(code): words for table in (_WORDS, importers.WORDS) for code, words in table.items()
-}
-
-#: a contact of more people than this is not personal; a family is smaller
-MOST_SHARING = 6
-
-
-@dataclass(slots=True)  # not frozen: that would cost 2 µs a row
-class Identity:
-    """Who a patient is: what is sealed in `patient.identity_sealed`, as JSON."""
-
-    patient_id: str | None = None
-    #: the name used, or else the birth name
-    last_name: str | None = None
-    birth_name: str | None = None
-    first_name: str | None = None
-    #: ISO 8601
-    birth_date: str | None = None
-    address: tuple[str, ...] = ()
-    postal_code: str | None = None
-    town: str | None = None
-    country: str | None = None
-    #: E.164 numbers that take no SMS: for the call list
-    phones: tuple[str, ...] = ()
-
-    @property
-    def has_postal(self) -> bool:
-        """Whether a letter can be addressed."""
-        return bool(self.address and self.postal_code and self.town)
-
-    def to_json(self) -> bytes:
-        return orjson.dumps(self)
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Identity:
-        values = orjson.loads(data)
-        return cls(**values | {"address": tuple(values["address"]), "phones": tuple(values["phones"])})
-
-    def merged_with(self, other: Identity) -> Identity:
-        """Own values first; what is missing comes from the other, a postal address only as a whole."""
-        postal = self if self.has_postal or not other.has_postal else other
-        return Identity(
-            patient_id=self.patient_id or other.patient_id,
-            last_name=self.last_name or other.last_name,
-            birth_name=self.birth_name or other.birth_name,
-            first_name=self.first_name or other.first_name,
-            birth_date=self.birth_date or other.birth_date,
-            address=postal.address,
-            postal_code=postal.postal_code,
-            town=postal.town,
-            country=postal.country,
-            phones=tuple(dict.fromkeys(self.phones + other.phones)),
-        )
-
-    @property
-    def family_names(self) -> set[str]:
-        """Folded: the name used and the birth name."""
-        return {_folded(name) for name in (self.last_name, self.birth_name) if name and _folded(name)}
-
-    def contradicts(self, other: Identity) -> bool:
-        """Whether two rows with one patient id are two people: birth dates differ, or first names, or no family
-        name is common. What one of them does not say contradicts nothing."""
-        if self.birth_date and other.birth_date and self.birth_date != other.birth_date:
-            return True
-        mine, theirs = _folded(self.first_name or ""), _folded(other.first_name or "")
-        if mine and theirs and mine != theirs:
-            return True
-        return bool(self.family_names and other.family_names) and self.family_names.isdisjoint(other.family_names)
-
-    def agrees(self, other: Identity) -> bool:
-        """Whether a name is common and nothing contradicts."""
-        first = _folded(self.first_name or "")
-        common = not self.family_names.isdisjoint(other.family_names) or (
-            bool(first) and first == _folded(other.first_name or "")
-        )
-        return common and not self.contradicts(other)
-
-
-@dataclass(slots=True)
-class Judged:
-    """One row, understood. `key` is equal for rows of one person and None for a refused row."""
-
-    row: int
-    identity: Identity = field(default_factory=Identity)
-    key: str | None = None
-    emails: list[str] = field(default_factory=list)
-    #: E.164, fit for SMS, in the order of the row
-    numbers: list[str] = field(default_factory=list)
-    language: str = LANGUAGES[0]
-    excluded: str | None = None
-    #: whether the row says that the person's data was taken; None: it does not say
-    affected: bool | None = None
-    #: None: the row does not say
-    comment: bool | None = None
-    comment_sensitive: bool | None = None
-    #: (column, reason); never a value
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    #: the key of whoever in this list has the patient id first
-    id_key: str | None = None
-    #: the key of this person if the patient id is also somebody else's
-    apart_key: str | None = None
-
-    def contacts(self) -> Iterator[tuple[Column, Channel, str]]:
-        """Email addresses and numbers for SMS."""
-        yield from ((Column.EMAIL, Channel.EMAIL, email) for email in self.emails)
-        yield from ((Column.PHONE, Channel.SMS, number) for number in self.numbers)
-
-    def doubt(self, column: str, reason: StrEnum) -> None:
-        self.problems.append((str(column), str(reason)))
-
-
-def judge(
-    raw: RawRow,
-    region: str = "FR",
-    today: date | None = None,
-    names_people: bool = True,
-    practice: Collection[str] = (),
-) -> Judged:
-    """Turns a raw row into a person with contacts, or says why it is none.
-
-    `region` is where the practice dials from; `today` bounds birth dates (none given: no date is in the future).
-    `names_people` says whether the list has columns for names, so that a missing one is a doubt. `practice` holds
-    the doctor's own contacts as `own_keys` gives them: they are nobody else's.
-    A row with a name is never refused, however bad its contacts: somebody must still be told, by letter.
-    """
-    cells = raw.cells
-    judged = Judged(raw.number, problems=[("row", str(doubt)) for doubt in raw.doubts])
-    if Doubt.HEADER_AGAIN in raw.doubts:
-        return judged
-    postal_code = _postal_code(_first(cells, Column.POSTAL_CODE), region)
-    _judge_emails(judged, cells.get(Column.EMAIL, ()), practice)
-    landlines = _judge_phones(judged, cells.get(Column.PHONE, ()), region, postal_code, practice)
-    birth_date, birth_key = _judge_birth_date(judged, cells, today)
-    judged.identity = _identity(judged, cells, birth_date, postal_code, tuple(landlines))
-    _judge_flags(judged, cells)
-    judged.key = _person_key(judged, birth_key)
-    if _is_totals_line(judged, cells):
-        return Judged(raw.number, problems=[("row", str(RowReason.TOTALS_LINE))])
-    if judged.key is None:
-        judged.doubt("row", RowReason.NO_IDENTITY)
-    elif names_people and judged.key.startswith("contact:"):
-        judged.doubt("row", RowReason.NO_NAME)
-    return judged
-
-
-def _first(cells: dict[Column, list[str]], column: Column) -> str | None:
-    return cells[column][0] if column in cells else None
-
-
-def own_keys(contacts: Iterable[str], region: str) -> frozenset[str]:
-    """A doctor's own email addresses and numbers, in a form that `judge` compares with."""
-    keys = [
-        check_email(contact).key if "@" in contact else check_phone(contact, region).e164 for contact in contacts
-    ]
-    return frozenset(key for key in keys if key)
-
-
-def _judge_emails(judged: Judged, values: list[str] | tuple[()], practice: Collection[str]) -> None:
-    keys = set()
-    for value in values:
-        for piece in split_emails(value):
-            email = check_email(piece.text)
-            if piece.refusal:
-                judged.doubt(Column.EMAIL, piece.refusal)
-            elif not email.ok or email.address is None:
-                judged.doubt(Column.EMAIL, email.reason or Reason.SYNTAX)
-            elif email.key in practice:
-                judged.doubt(Column.EMAIL, RowReason.PRACTICE_CONTACT)
-            elif email.key not in keys:
-                keys.add(email.key)
-                judged.emails.append(email.address)
-                if piece.note and piece.is_of_another:
-                    judged.doubt(Column.EMAIL, RowReason.ANOTHER_PERSON)
-
-
-def _judge_phones(
-    judged: Judged,
-    values: list[str] | tuple[()],
-    region: str,
-    postal_code: str | None,
-    practice: Collection[str],
-) -> dict[str, None]:
-    """Fills the numbers for SMS; returns those for calls, in order."""
-    landlines: dict[str, None] = {}
-    for value in values:
-        for piece in split_phones(value):
-            if piece.refusal:
-                judged.doubt(Column.PHONE, piece.refusal)
-                continue
-            phone = check_phone(piece.text, region, postal_code)
-            if not phone.ok or phone.e164 is None:
-                judged.doubt(Column.PHONE, phone.reason or Reason.NOT_ASSIGNED)
-            elif phone.e164 in practice:
-                judged.doubt(Column.PHONE, RowReason.PRACTICE_CONTACT)
-            elif phone.sms_capable:
-                if phone.e164 not in judged.numbers:
-                    judged.numbers.append(phone.e164)
-                    if piece.note and piece.is_of_another:
-                        judged.doubt(Column.PHONE, RowReason.ANOTHER_PERSON)
-            elif phone.kind in ("landline", "voip"):
-                landlines[phone.e164] = None
-            else:
-                judged.doubt(Column.PHONE, RowReason.SERVICE_NUMBER)
-    return landlines
-
-
-def _judge_birth_date(
-    judged: Judged, cells: dict[Column, list[str]], today: date | None
-) -> tuple[str | None, str | None]:
-    """(ISO date or None, what the person key takes): an unreadable date still tells people apart."""
-    written = _first(cells, Column.BIRTH_DATE)
-    if written is None:
-        return None, None
-    birth_date, reason = parse_birth_date(written, today)
-    if reason:
-        judged.doubt(Column.BIRTH_DATE, reason)
-    return birth_date, birth_date or re.sub(r"\D", "", written) or None
-
-
-_WHOLE = re.compile(r"(?<=\d)\.0$")  # a spreadsheet's number
-_CIVILITY = re.compile(
-    r"^(?:m|mr|mme|mlle|melle|monsieur|madame|mademoiselle|mrs|ms|miss)(?:\.\s*|\s+)", re.IGNORECASE
+_OPEN_STATES = (
+    states.Campaign.DRAFT,
+    states.Campaign.READY,
+    states.Campaign.APPROVED,
+    states.Campaign.SENDING,
+    states.Campaign.PAUSED,
+    states.Campaign.COMPLETED,
 )
-
-
-def _identity(
-    judged: Judged,
-    cells: dict[Column, list[str]],
-    birth_date: str | None,
-    postal_code: str | None,
-    landlines: tuple[str, ...],
-) -> Identity:
-    last, first = _first(cells, Column.LAST_NAME), _first(cells, Column.FIRST_NAME)
-    born, used = _first(cells, Column.BIRTH_NAME), _first(cells, Column.USED_NAME)
-    patient_id = _first(cells, Column.PATIENT_ID)
-    town = _first(cells, Column.TOWN)
-    address = tuple(
-        tidy(line) for value in cells.get(Column.ADDRESS, ()) for line in value.split("\n") if line.strip()
-    )
-    if address and not postal_code and not town:
-        address, postal_code, town = _postal_parts(address)
-    return Identity(
-        patient_id=_WHOLE.sub("", tidy(patient_id)) if patient_id else None,
-        last_name=_name(judged, used or last or born),
-        birth_name=_name(judged, born) if born and (used or last) else None,
-        first_name=_name(judged, first),
-        birth_date=birth_date,
-        address=address,
-        postal_code=postal_code,
-        town=tidy(town) if town else None,
-        country=_first(cells, Column.COUNTRY),
-        phones=landlines,
-    )
-
-
-def _lines(values: list[str]) -> tuple[str, ...]:
-    return tuple([tidy(line) for value in values for line in value.split("\n") if line.strip()])
-
-
-def _name(judged: Judged, value: str | None) -> str | None:
-    if value is None:
-        return None
-    value = _CIVILITY.sub("", tidy(value))
-    if "Ã" in value or "Â" in value:
-        try:
-            value = value.encode("cp1252").decode("utf-8")
-        except UnicodeError:
-            return value or None  # a real Ã: "JOÃO" is a name
-        judged.doubt(Column.LAST_NAME, RowReason.MOJIBAKE)
-    return value or None
-
-
-def _postal_parts(address: tuple[str, ...]) -> tuple[tuple[str, ...], str | None, str | None]:
-    """Postal code and town from the end of an address written in one cell."""
-    found = re.search(r"[\s,]*\b(\d{5})\s+([^\W\d].*)$", address[-1])
-    if not found:
-        return address, None, None
-    street = address[-1][: found.start()].strip(" ,")
-    return (*address[:-1], street) if street else address[:-1], found[1], found[2].strip()
-
-
-def _postal_code(written: str | None, region: str) -> str | None:
-    if written is None:
-        return None
-    code = written.replace(" ", "").removesuffix(".0")
-    # Excel takes the zero of 01000; no French code has four digits
-    return code.zfill(5) if region in ("FR", "MC") and len(code) == 4 and code.isdigit() else code
-
-
-_YES = frozenset("oui o yes y true vrai 1 x".split())  # noqa: SIM905 - words read better in a row
-_NO = frozenset("non n no false faux 0 -".split())  # noqa: SIM905 - words read better in a row
-_DEAD = frozenset("decede decedee dcd dc deceased dead mort morte †".split())  # noqa: SIM905 - as above
-_ALIVE = frozenset("vivant vivante alive".split())  # noqa: SIM905 - as above
-_LANGUAGE_NAMES = {
-    **dict.fromkeys(("fr", "fra", "fre", "francais", "french", "francaise"), "fr"),
-    **dict.fromkeys(("en", "eng", "anglais", "english", "anglaise", "gb", "uk"), "en"),
-}
-
-
-def _judge_flags(judged: Judged, cells: dict[Column, list[str]]) -> None:
-    if Column.DECEASED in cells and _says_yes(judged, Column.DECEASED, cells):
-        judged.excluded = states.Exclusion.DECEASED
-    if Column.AFFECTED in cells and re.search(r"[^\W_]|\?", cells[Column.AFFECTED][0]):
-        judged.affected = _says_yes(judged, Column.AFFECTED, cells) is not False
-        if not judged.affected and judged.excluded is None:
-            judged.excluded = states.Exclusion.NOT_AFFECTED
-    if Column.COMMENT in cells:
-        # several columns: any comment counts; the reader says "none" for a cell that says so
-        judged.comment = any(value != "none" for value in cells[Column.COMMENT])
-    if Column.COMMENT_SENSITIVE in cells:
-        judged.comment_sensitive = _says_yes(judged, Column.COMMENT_SENSITIVE, cells) is not False
-        judged.comment = True if judged.comment_sensitive else judged.comment
-    if language := _first(cells, Column.LANGUAGE):
-        plain = unaccented(language).casefold().strip()
-        known = _LANGUAGE_NAMES.get(plain) or _LANGUAGE_NAMES.get(re.split(r"[-_ ]", plain)[0])
-        if known is None:
-            judged.doubt(Column.LANGUAGE, RowReason.UNKNOWN_LANGUAGE)
-        judged.language = known or LANGUAGES[0]
-
-
-def _says_yes(judged: Judged, column: Column, cells: dict[Column, list[str]]) -> bool | None:
-    """True, False, or None with a doubt reported. A date in a column about death says yes."""
-    word = unaccented(cells[column][0]).casefold().strip(" .()")
-    if word in _YES:
-        return True
-    if word in _NO:
-        return False
-    if column is Column.DECEASED:
-        if word in _DEAD or re.match(r"(decede|dcd|le )", word) or parse_birth_date(word, None)[0]:
-            return True
-        if word in _ALIVE:
-            return False
-    judged.doubt(column, RowReason.UNCLEAR)
-    return None
-
-
-def _person_key(judged: Judged, birth_key: str | None) -> str | None:
-    """Patient id, else names and birth date; with less, what else is known keeps namesakes apart.
-
-    Two namesakes without a birth date must not become one: the second would never be told.
-    """
-    identity = judged.identity
-    contact = next(iter([*(email.casefold() for email in judged.emails), *judged.numbers, *identity.phones]), None)
-    if identity.patient_id:
-        judged.id_key = f"id:{identity.patient_id.casefold()}"
-        judged.apart_key = f"{judged.id_key}|{_who(judged, birth_key)}"
-        return judged.id_key
-    last, first = _folded(identity.birth_name or identity.last_name or ""), _folded(identity.first_name or "")
-    if last or first:
-        if birth_key:
-            return f"name:{last}|{first}|{birth_key}"
-        place = "".join([*identity.address, identity.postal_code or ""])
-        return f"name:{last}|{first}||{contact or _folded(place)}"
-    return f"contact:{contact}" if contact else None
-
-
-def _who(judged: Judged, birth_key: str | None) -> str:
-    """Tells people apart who share a patient id: all that `_contradict` looks at."""
-    identity = judged.identity
-    names = [_folded(name or "") for name in (identity.last_name, identity.birth_name, identity.first_name)]
-    contacts = [] if any(names) else [*(email.casefold() for email in judged.emails[:1]), *judged.numbers[:1]]
-    return "|".join([*names, birth_key or "", *contacts])
-
-
-@functools.lru_cache(maxsize=65536)
-def _folded(name: str) -> str:
-    plain = unaccented(name).casefold()
-    return "".join(character for character in plain if character.isalnum())
-
-
-_TOTALS = re.compile(
-    r"(?:sous[- ]?)?tota(?:l|ux)\b|nombre (?:de|total)|somme\b"
-    r"|(?:fin|end) (?:de|du|of) (?:la |the )?(?:liste?|fichier|document|file)\b"
-    r"|(?:nombre|nb|count)\.?(?: (?:de )?patients?)? ?:|patients? ?: ?\d+$"
-    r"|\d+ ?(?:patients?(?: ?\(s\))?|lignes?|rows?)$",
-    re.IGNORECASE,
-)
-
-
-def _is_totals_line(judged: Judged, cells: dict[Column, list[str]]) -> bool:
-    if judged.emails or judged.numbers or judged.identity.phones or judged.identity.birth_date:
-        return False
-    values = [values[0] for column, values in cells.items() if column is not Column.COMMENT]
-    return (
-        any(_TOTALS.match(value) for value in values) and sum(not any(c.isdigit() for c in v) for v in values) <= 1
-    )
-
-
-# --- birth dates ------------------------------------------------------------------------------------
-
-_DATE = re.compile(r"(\d{1,2})[/.\- ](\d{1,2})[/.\- ](\d{4}|\d{2})")
-_ISO_DATE = re.compile(r"(\d{4})[/.\-](\d{1,2})[/.\-](\d{1,2})")
-_TIME = re.compile(r"[T ]00:00(?::00(?:\.0+)?)?Z?$")
-_OLDEST = 120
-
-
-@functools.lru_cache(maxsize=65536)
-def parse_birth_date(written: str, today: date | None = None) -> tuple[str | None, RowReason | None]:
-    """An ISO date, or None and why. Days come before months; spreadsheets' serial numbers are read.
-
-    Births "00/00/1950" and in month 20 or more (unknown dates in French civil registers) are no dates.
-    """
-    text = _TIME.sub("", tidy(written)).removesuffix(".0")
-    if found := _ISO_DATE.fullmatch(text):
-        return _date(int(found[1]), int(found[2]), int(found[3]), today)
-    if found := _DATE.fullmatch(text):
-        day, month, year = found.groups()
-        return _date_of_short_year(day, month, year, today) if len(year) == 2 else _date(year, month, day, today)
-    if re.fullmatch(r"\d{8}", text):
-        if text[:2] in ("18", "19", "20") and (iso := _date(text[:4], text[4:6], text[6:], today))[0]:
-            return iso
-        return _date(text[4:], text[2:4], text[:2], today)
-    if re.fullmatch(r"\d{4,5}", text) and int(text) > 366:
-        # Excel's 1900 system counts from 1899-12-30 after its false leap day
-        serial = date(1899, 12, 30) + timedelta(days=int(text))
-        return _date(serial.year, serial.month, serial.day, today)
-    return None, RowReason.INVALID_DATE
-
-
-def _date(
-    year: int | str, month: int | str, day: int | str, today: date | None
-) -> tuple[str | None, RowReason | None]:
-    try:
-        born = date(int(year), int(month), int(day))
-    except ValueError:
-        return None, RowReason.INVALID_DATE
-    if born.year < 1880 or (today and born > today):
-        return None, RowReason.INVALID_DATE
-    return born.isoformat(), None
-
-
-def _date_of_short_year(
-    day: str, month: str, year: str, today: date | None
-) -> tuple[str | None, RowReason | None]:
-    """Only where one century is possible: 60 is 1960, but 15 may be 1915 or 2015."""
-    this_year = today.year if today else 2100
-    centuries = [c for c in (1900, 2000) if this_year - _OLDEST <= c + int(year) <= this_year]
-    if len(centuries) == 1:
-        return _date(centuries[0] + int(year), month, day, today)
-    valid = _date(2000 + int(year), month, day, None)
-    return None, RowReason.AMBIGUOUS_YEAR if valid[0] else RowReason.INVALID_DATE
-
-
-# --- the people of one list -------------------------------------------------------------------------
-
-_EMAIL, _SMS, _LETTER, _LATE, _SPARED, _AFFECTED = (1 << bit for bit in range(6))
-_SAYS = _SPARED | _AFFECTED
-_FLAGS = (1 << 6) - 1
-_FLAG_BITS, _FIELD_BITS = 6, 24
-_FIELD = (1 << _FIELD_BITS) - 1
-#: birth date, first name, name, birth name, email, number
-_BIRTH, _FIRST, _LAST, _BORN, _MAIL, _NUMBER = range(6)
-#: so many people of one patient id are compared with a row; further ones are told apart by all of their data
-_COMPARED = 8
-
-
-class People:
-    """Who has been named so far, in about 150 bytes each: tells first rows from further ones."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, int] = {}
-        #: keys of the further people of a patient id
-        self._others: dict[str, list[str]] = {}
-
-    def place(self, judged: Judged) -> bool:
-        """Whether this row is the first of its person. Gives a row that shares its patient id with somebody
-        else a key of its own, with a doubt. The row must not be refused."""
-        assert judged.key is not None
-        facts = _facts(judged)
-        if judged.id_key:
-            judged.key = self._whose(judged, facts)
-            if judged.key != judged.id_key:
-                judged.doubt(Column.PATIENT_ID, RowReason.SAME_ID)
-        known = self._known.get(hash(judged.key))
-        if known is not None and {known & _SAYS, facts & _SAYS} in ({_SPARED, _AFFECTED}, {_SPARED, _SAYS}):
-            judged.doubt(Column.AFFECTED, RowReason.YES_AND_NO)
-        self._known[hash(judged.key)] = facts if known is None else _joined(known, facts)
-        return known is None
-
-    def _whose(self, judged: Judged, facts: int) -> str:
-        """The key of the first person of this patient id whom the row does not contradict."""
-        assert judged.id_key
-        assert judged.apart_key
-        first = self._known.get(hash(judged.id_key))
-        if first is None or not _contradict(first, facts):
-            return judged.id_key
-        others = self._others.setdefault(judged.id_key, [])
-        if hash(judged.apart_key) in self._known:
-            return judged.apart_key
-        for key in others:
-            if not _contradict(self._known[hash(key)], facts):
-                return key
-        if len(others) < _COMPARED:
-            others.append(judged.apart_key)
-        return judged.apart_key
-
-    def add_reach(self, judged: Judged) -> None:
-        """Counts the contacts of a placed row."""
-        self._known[hash(judged.key)] |= (
-            (_EMAIL if judged.emails else 0)
-            | (_SMS if judged.numbers else 0)
-            | (_LETTER if judged.identity.has_postal else 0)
-        )
-
-    def reach(self) -> dict[str, int]:
-        """Of the people who are to be told, how many by which channel first."""
-        counts = {"email": 0, "sms": 0, "letter": 0, "none": 0}
-        for facts in self._known.values():
-            if not _is_excluded(facts):
-                channel = (
-                    "email"
-                    if facts & _EMAIL
-                    else "sms"
-                    if facts & _SMS
-                    else "letter"
-                    if facts & _LETTER
-                    else "none"
-                )
-                counts[channel] += 1
-        return counts
-
-    @property
-    def excluded(self) -> int:
-        return sum(map(_is_excluded, self._known.values()))
-
-
-def _is_excluded(facts: int) -> bool:
-    return bool(facts & _LATE) or facts & _SAYS == _SPARED
-
-
-def _facts(judged: Judged) -> int:
-    """Flags and, where a patient id could be shared, what tells its people apart, packed into one integer."""
-    facts = (
-        (_LATE if judged.excluded == states.Exclusion.DECEASED else 0)
-        | (_SPARED if judged.affected is False else 0)
-        | (_AFFECTED if judged.affected else 0)
-    )
-    identity = judged.identity
-    if identity.patient_id:
-        birth = date.fromisoformat(identity.birth_date).toordinal() if identity.birth_date else 0
-        fields = [
-            birth,
-            *(
-                hash(folded) & _FIELD if name and (folded := _folded(name)) else 0
-                for name in (identity.first_name, identity.last_name, identity.birth_name)
-            ),
-            hash(judged.emails[0].casefold()) & _FIELD if judged.emails else 0,
-            hash(judged.numbers[0]) & _FIELD if judged.numbers else 0,
-        ]
-        for place, value in enumerate(fields):
-            facts |= value << (_FLAG_BITS + place * _FIELD_BITS)
-    return facts
-
-
-def _fields(facts: int) -> list[int]:
-    return [facts >> (_FLAG_BITS + place * _FIELD_BITS) & _FIELD for place in range(6)]
-
-
-def _joined(known: int, facts: int) -> int:
-    """What is known first stays; what was not known is added."""
-    joined = (known | facts) & _FLAGS
-    for place, (old, new) in enumerate(zip(_fields(known), _fields(facts), strict=True)):
-        joined |= (old or new) << (_FLAG_BITS + place * _FIELD_BITS)
-    return joined
-
-
-def _contradict(known: int, facts: int) -> bool:
-    """As `Identity.contradicts`, on packed facts. Where no name agrees, two addresses or two numbers are two
-    people's: nothing else says that one id means one person."""
-    one, other = _fields(known), _fields(facts)
-    if any(one[place] and other[place] and one[place] != other[place] for place in (_BIRTH, _FIRST)):
-        return True
-    mine, theirs = {one[_LAST], one[_BORN]} - {0}, {other[_LAST], other[_BORN]} - {0}
-    if mine and theirs and mine.isdisjoint(theirs):
-        return True
-    if not mine.isdisjoint(theirs) or (one[_FIRST] and one[_FIRST] == other[_FIRST]):
-        return False
-    both = [(one[place], other[place]) for place in (_MAIL, _NUMBER) if one[place] and other[place]]
-    return bool(both) and all(a != b for a, b in both)
-
-
-class _Sharing:
-    """Counts the people of each contact up to `MOST_SHARING`, by hashes alone."""
-
-    def __init__(self) -> None:
-        self._one: dict[int, int] = {}
-        self._several: dict[int, set[int]] = {}
-
-    def add(self, judged: Judged) -> None:
-        person = hash(judged.key)
-        for _, channel, address in judged.contacts():
-            contact = hash((channel, address.casefold()))
-            if self._one.setdefault(contact, person) != person:
-                people = self._several.setdefault(contact, {self._one[contact]})
-                if len(people) <= MOST_SHARING:
-                    people.add(person)
-
-    def is_by_many(self, channel: Channel, address: str) -> bool:
-        return len(self._several.get(hash((channel, address.casefold())), ())) > MOST_SHARING
-
-
-def _read(
-    reader: ListReader,
-    region: str,
-    today: date | None,
-    doctor: str | Collection[str] | None,
-    practice: Collection[str] = (),
-) -> Iterator[Judged]:
-    """Every data row judged, with people who share a patient id told apart."""
-    people = People()
-    accepted = None if doctor is None else _Accepted(doctor)
-    for raw in reader:
-        if accepted is not None:
-            accepted.check(raw)
-        judged = judge(raw, region, today, reader.names_people, practice)
-        if judged.key is not None:
-            people.place(judged)
-        yield judged
-
-
-class _Accepted:
-    """How the doctor of a list may be written in its doctor column: reference or name."""
-
-    def __init__(self, spellings: str | Collection[str]) -> None:
-        spellings = [spellings] if isinstance(spellings, str) else list(spellings)
-        #: the reference, which errors name
-        self._first = next(iter(spellings), "")
-        self._keys = {key for spelling in spellings for key in _doctor_keys(spelling)}
-
-    def check(self, raw: RawRow) -> None:
-        """Raises ListError if the row belongs to another doctor."""
-        for value in raw.cells.get(Column.DOCTOR, ()):
-            if self._keys.isdisjoint(_doctor_keys(value)):
-                raise ListError(
-                    f"Row {raw.number} belongs to another doctor than {self._first!r}, for whom this list was "
-                    "handed in. Nothing was saved. Hand in one list per doctor."
-                )
-
-
-_TITLES = frozenset({"dr", "docteur", "doctor", "pr", "prof", "professeur", "m", "mr", "mme", "mlle"})
-
-
-@functools.lru_cache(maxsize=1024)
-def _doctor_keys(written: str) -> frozenset[str]:
-    """Without blanks, for a reference; its words in any order without titles, for a name."""
-    compact = re.sub(r"\s+", "", written).removesuffix(".0").casefold()
-    words = [word for word in re.findall(r"[^\W_]+", unaccented(written).casefold()) if word not in _TITLES]
-    return frozenset(key for key in (compact, " ".join(sorted(words))) if key)
-
-
-def check_list(
-    source: Path | BinaryIO,
-    region: str = "FR",
-    *,
-    show: bool = False,
-    today: date | None = None,
-    own_contacts: Collection[str] = (),
-    max_bytes: int = MAX_BYTES,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    """What an import of this file would take, without a database.
-
-    `rows` = `accepted` + `merged` + `refused`; `reach` counts accepted people who are not excluded, by the
-    first channel that works; `problems` name row, column and reason; `columns` says what each header was read as.
-    With `show`, also `patients`, one for every data row. `own_contacts` are the doctor's own email addresses and
-    numbers. The file is read twice: a contact that many share is known only at its end. Raises ListError if the
-    file cannot be read at all or has no row.
-    """
-    counts = {"rows": 0, "accepted": 0, "merged": 0, "refused": 0}
-    problems: list[dict[str, Any]] = []
-    patients: list[dict[str, Any]] = []
-    people, sharing, practice = People(), _Sharing(), own_keys(own_contacts, region)
-    with open_list(source, max_bytes) as reader:
-        for judged in _read(reader, region, today, None, practice):
-            sharing.add(judged)
-        for raw in reader:
-            judged = judge(raw, region, today, reader.names_people, practice)
-            is_first = judged.key is not None and people.place(judged)
-            if judged.key is not None:
-                _drop_shared(judged, sharing)
-                people.add_reach(judged)
-            counts["rows"] += 1
-            counts["refused" if judged.key is None else "accepted" if is_first else "merged"] += 1
-            problems += [{"row": judged.row, "column": column, "reason": why} for column, why in judged.problems]
-            if show:
-                patients.append(_shown(judged))
-            if progress and counts["rows"] % _ROWS_AT_ONCE == 0:
-                progress(counts["rows"])
-        if not counts["rows"]:
-            raise ListError(_NO_ROW)
-        unread = [
-            {"row": row, "column": column, "reason": str(why)} for row, column, why in _unread_columns(reader)
-        ]
-        columns = {header: None if column is None else str(column) for header, column in reader.columns.items()}
-    answer: dict[str, Any] = {
-        **counts,
-        "excluded": people.excluded,
-        "reach": people.reach(),
-        "problems": unread + problems,
-        "columns": columns,
-    }
-    return answer | {"patients": patients} if show else answer
-
-
-_NO_ROW = "No row: the list has a header and nothing below it."
-
-
-def _unread_columns(reader: ListReader) -> list[tuple[int, str, RowReason]]:
-    """Problems of the whole list, once its rows were read."""
-    return [(reader.header_number, header, RowReason.COLUMN_NOT_READ) for header in reader.unread_contact_columns]
-
-
-def _drop_shared(judged: Judged, sharing: _Sharing) -> None:
-    """Takes contacts away that are not personal."""
-    for column, channel, address in list(judged.contacts()):
-        if sharing.is_by_many(channel, address):
-            (judged.emails if channel is Channel.EMAIL else judged.numbers).remove(address)
-            judged.doubt(column, RowReason.SHARED_BY_MANY)
-
-
-def _shown(judged: Judged) -> dict[str, Any]:
-    return {
-        "row": judged.row,
-        "patient_id": judged.identity.patient_id,
-        "email": judged.emails[0] if judged.emails else None,
-        "phones": judged.numbers,
-        "language": judged.language,
-        "birth_date": judged.identity.birth_date,
-        "excluded": judged.excluded,
-    }
-
-
-# --- saving -----------------------------------------------------------------------------------------
-
-_OPEN_STATES = (states.Campaign.DRAFT, states.Campaign.READY, states.Campaign.APPROVED)
+#: one import of a campaign at a time, without a lock on the campaign that would hold up a pause
+_ONE_IMPORT = 7304
+#: the key under which results are handed on to patients: see `fallback.settle`
+_SETTLING = 7302
 
 
 def contact_blind(data_key: DataKey, channel: Channel, address: str) -> bytes:
     """The blind index of an email address (whatever its case) or of a number in E.164."""
     return data_key.blind(f"{channel}:{address.casefold()}".encode())
+
+
+class Changed(NamedTuple):
+    """A patient of an earlier list whom this one changes."""
+
+    row: int
+    patient_id: int
+    #: of: name, birth_date, address, phones, identity, contacts, language, variant, excluded
+    what: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Difference:
+    """What a list changes in a campaign. Counts are whole; rows and ids stop at `most` of each.
+
+    `rows` = `refused` + `new` + `changed` + `unchanged` + `repeated`: people count by their first row, `repeated`
+    are further rows of somebody whom this list has named already.
+    """
+
+    most: int = 1000
+    rows: int = 0
+    refused: int = 0
+    #: people no earlier list named
+    new: int = 0
+    repeated: int = 0
+    #: people of earlier lists whom this one names too
+    changed: int = 0
+    unchanged: int = 0
+    #: of those named again: already told, and not told again whatever the list changes
+    informed: int = 0
+    #: people to be told who were not before: new ones, and those whom a new contact makes reachable
+    due: int = 0
+    #: people of earlier lists whom this one does not name; nothing changes for them
+    gone: int = 0
+    new_rows: list[int] = field(default_factory=list)
+    changed_rows: list[Changed] = field(default_factory=list)
+    #: patients, by id
+    gone_ids: list[int] = field(default_factory=list)
+
+    def add_new(self, rows: Collection[int]) -> None:
+        self.new += len(rows)
+        self.new_rows += list(rows)[: self.most - len(self.new_rows)]
 
 
 def import_list(
@@ -853,452 +108,867 @@ def import_list(
     now: datetime,
     expected_doctor: str | Collection[str] | None = None,
     own_contacts: Collection[str] = (),
+    dead_domains: Collection[str] = (),
     max_bytes: int = MAX_BYTES,
     progress: Callable[[int], None] | None = None,
+    filename: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    sheet: str | None = None,
 ) -> models.ListFile:
     """Saves the people of a list, in the caller's transaction; the caller commits, or rolls back on any error.
 
     The same file again changes nothing and returns its first import. A further file adds new people and corrects
     those already known: what it has a column for replaces what an earlier list said, contacts and exclusion
-    included; who is not in it stays as they are. `expected_doctor` is what a doctor column may hold: the
-    reference, or several spellings, the reference first. `own_contacts` are the doctor's own email addresses and
-    numbers, used for no patient. Moving the campaign's state, and the journal, are the caller's.
+    included; who is not in it stays as they are. Once sending has begun, who was told stays told, and who could
+    not be reached is on the way again only with a contact that was not tried. Making deliveries for those whom
+    the list makes due (and taking back those to contacts it took away), moving the campaign's state, and the
+    journal are the caller's.
 
-    Raises ListError for a file that cannot be read, holds no patient or is another doctor's; ConflictError
-    if the campaign has started or ended.
+    `expected_doctor` is what a doctor column may hold: the reference, or several spellings, the reference first.
+    `own_contacts` are the doctor's own email addresses and numbers, used for no patient; `dead_domains` those
+    found to take no mail; `filename`, `mapping` and `sheet` are for `importers.open_list`. Raises ListError for a
+    file that cannot be read, holds no patient or is another doctor's; ConflictError if the campaign was cancelled.
     """
-    session.flush()
-    state = session.scalar(
-        select(models.Campaign.state).where(models.Campaign.id == campaign.id).with_for_update()
+    list_file, _ = _import(
+        session,
+        campaign,
+        data_key,
+        source,
+        _Request(
+            region,
+            actor,
+            now,
+            expected_doctor,
+            own_contacts,
+            dead_domains,
+            max_bytes,
+            progress,
+            filename,
+            mapping,
+            sheet,
+        ),
+        Difference(most=0),
     )
-    if state not in _OPEN_STATES:
-        raise ConflictError(f"A campaign that is {state} takes no further list.")
-    with open_list(source, max_bytes) as reader:
+    return list_file
+
+
+def compare_list(
+    session: Session,
+    campaign: models.Campaign,
+    data_key: DataKey,
+    source: Path | BinaryIO,
+    *,
+    region: str,
+    now: datetime,
+    expected_doctor: str | Collection[str] | None = None,
+    own_contacts: Collection[str] = (),
+    dead_domains: Collection[str] = (),
+    max_bytes: int = MAX_BYTES,
+    most: int = 1000,
+    progress: Callable[[int], None] | None = None,
+    filename: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    sheet: str | None = None,
+) -> Difference:
+    """What `import_list` would change, without changing it: the import itself, taken back to a savepoint.
+
+    A file that was imported already differs in nothing: all counts are 0. Raises what `import_list` raises.
+    """
+    difference = Difference(most=most)
+    savepoint = session.begin_nested()
+    try:
+        request = _Request(
+            region,
+            "compare",
+            now,
+            expected_doctor,
+            own_contacts,
+            dead_domains,
+            max_bytes,
+            progress,
+            filename,
+            mapping,
+            sheet,
+        )
+        _import(session, campaign, data_key, source, request, difference)
+    finally:
+        savepoint.rollback()
+    return difference
+
+
+class _Request(NamedTuple):
+    region: str
+    actor: str
+    now: datetime
+    expected_doctor: str | Collection[str] | None
+    own_contacts: Collection[str]
+    dead_domains: Collection[str]
+    max_bytes: int
+    progress: Callable[[int], None] | None
+    filename: str | None
+    mapping: Mapping[str, str] | None
+    sheet: str | None
+
+    def open(self, source: Path | BinaryIO) -> AbstractContextManager[RawList]:
+        return open_list(
+            source,
+            filename=self.filename,
+            mapping=self.mapping,
+            sheet=self.sheet,
+            today=self.now.date(),
+            limits=Limits(max_bytes=self.max_bytes),
+        )
+
+
+def _import(
+    session: Session,
+    campaign: models.Campaign,
+    data_key: DataKey,
+    source: Path | BinaryIO,
+    asked: _Request,
+    difference: Difference,
+) -> tuple[models.ListFile, Difference]:
+    session.flush()
+    has_started = _lock(session, campaign.id)
+    with asked.open(source) as reader:
         earlier = session.scalar(
             select(models.ListFile).where(
                 models.ListFile.campaign_id == campaign.id, models.ListFile.sha256 == reader.sha256
             )
         )
         if earlier is not None:
-            return earlier
-        list_file = models.ListFile(
-            campaign_id=campaign.id,
-            doctor_id=campaign.doctor_id,
-            sha256=reader.sha256,
-            rows=0,
-            accepted=0,
-            merged=0,
-            refused=0,
-            imported_by=actor,
-            imported_at=now,
-        )
-        session.add(list_file)
-        session.flush()
+            return earlier, difference
+        list_file = _new_list_file(session, campaign, reader, asked)
         connection = session.connection().connection.driver_connection
         assert isinstance(connection, psycopg.Connection)
-        saving = _Saving(connection, data_key, campaign.id, campaign.doctor_id, list_file.id, now, reader.meanings)
-        practice = own_keys(own_contacts, region)
-        saving.stage(_read(reader, region, now.date(), expected_doctor, practice), progress)
-        saving.add_problems(_unread_columns(reader))
-    if not saving.rows:
-        raise ListError(_NO_ROW)
-    if saving.rows == saving.refused:
-        raise ListError(f"No row of the list is a patient ({saving.rows} rows read, all refused).")
-    list_file.accepted, list_file.merged, list_file.refused = saving.save()
-    list_file.rows = saving.rows
+        ids = _Ids(campaign.id, campaign.doctor_id, list_file.id, asked.now, has_started)
+        saving = _Saving(connection, data_key, ids, reader.meanings, difference)
+        setting = Setting(
+            asked.region,
+            asked.now.date(),
+            reader.names_people,
+            own_keys(asked.own_contacts, asked.region),
+            frozenset(asked.dead_domains),
+        )
+        saving.stage(rows_of(reader, setting, asked.expected_doctor), asked.progress)
+        saving.add_problems(unread_columns(reader))
+    if not difference.rows:
+        raise ListError(NO_ROW)
+    if difference.rows == difference.refused:
+        raise ListError(f"No row of the list is a patient ({difference.rows} rows read, all refused).")
+    if has_started:
+        # Results of deliveries wait for this moment: both sides change the same patients, in different orders.
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETTLING})
+    saving.finish()
+    if has_started:
+        _lock_started(session, campaign.id)
+    list_file.rows, list_file.refused, list_file.accepted = difference.rows, difference.refused, difference.new
+    list_file.merged = difference.rows - difference.refused - difference.new
+    session.flush()
+    return list_file, difference
+
+
+def _lock(session: Session, campaign_id: int) -> bool:
+    """Whether sending has begun. Until then the campaign is locked, so that nobody approves half a list; after
+    it only other imports wait, so that a pause need not."""
+    session.execute(
+        text("SELECT pg_advisory_xact_lock(:key, :id)"), {"key": _ONE_IMPORT, "id": campaign_id % 2**31}
+    )
+    query = select(models.Campaign.state, models.Campaign.started_at).where(models.Campaign.id == campaign_id)
+    state, started_at = session.execute(query).one()
+    if started_at is None:
+        state, started_at = session.execute(query.with_for_update()).one()
+    _check_open(state)
+    return started_at is not None
+
+
+def _lock_started(session: Session, campaign_id: int) -> None:
+    _check_open(
+        session.scalar(select(models.Campaign.state).where(models.Campaign.id == campaign_id).with_for_update())
+    )
+
+
+def _check_open(state: str | None) -> None:
+    if state not in _OPEN_STATES:
+        raise ConflictError(f"A campaign that is {state} takes no further list.")
+
+
+def _new_list_file(
+    session: Session, campaign: models.Campaign, reader: RawList, asked: _Request
+) -> models.ListFile:
+    list_file = models.ListFile(
+        campaign_id=campaign.id,
+        doctor_id=campaign.doctor_id,
+        sha256=reader.sha256,
+        rows=0,
+        accepted=0,
+        merged=0,
+        refused=0,
+        imported_by=asked.actor,
+        imported_at=asked.now,
+    )
+    session.add(list_file)
     session.flush()
     return list_file
 
 
+class _Ids(NamedTuple):
+    campaign_id: int
+    doctor_id: int
+    list_file_id: int
+    now: datetime
+    #: deliveries may exist
+    has_started: bool
+
+
+# --- statements -------------------------------------------------------------------------------------
+# COPY refuses tables with row-level security for our roles: rows go to temporary tables and from there on.
+
 _TABLES = """
     SET LOCAL work_mem = '64MB';
-    DROP TABLE IF EXISTS pg_temp.staged_person, pg_temp.merged_person, pg_temp.moved_row, pg_temp.shared_contact;
-    DROP TABLE IF EXISTS pg_temp.known_person;
-    DROP TABLE IF EXISTS pg_temp.staged_contact, pg_temp.staged_problem;
+    SET LOCAL jit = off;
+    DROP TABLE IF EXISTS pg_temp.fresh_person, pg_temp.fresh_contact, pg_temp.fresh_id, pg_temp.staged_person,
+        pg_temp.staged_contact, pg_temp.staged_problem, pg_temp.known_key, pg_temp.named_person,
+        pg_temp.named_link, pg_temp.crowd;
+    CREATE TEMPORARY TABLE fresh_person (
+        row int, rows int, person bytea, id_key bytea, national bytea, name bytea, identity bytea, has_postal bool,
+        is_minor bool, language text, variant text, sensitive bool, affected bool, outcome text, reason text
+    ) ON COMMIT DROP;
+    CREATE TEMPORARY TABLE fresh_contact (row int, rank int2, channel text, blind bytea, sealed bytea)
+        ON COMMIT DROP;
+    CREATE TEMPORARY TABLE fresh_id (id bigint, row int) ON COMMIT DROP;
     CREATE TEMPORARY TABLE staged_person (
-        row int, person bytea, identity bytea, has_postal bool, language text, comment bool, sensitive bool,
-        excluded text, affected bool, family bytea, apart bytea
+        row int, id bytea, national bytea, name bytea, other bytea, apart bytea, identity bytea, language text,
+        comment bool, sensitive bool, is_deceased bool, affected bool, contacts bytea
     ) ON COMMIT DROP;
-    CREATE TEMPORARY TABLE merged_person (
-        row int, person bytea, identity bytea, has_postal bool, language text, comment bool, sensitive bool,
-        excluded text, rows int, known_id bigint
-    ) ON COMMIT DROP;
-    CREATE TEMPORARY TABLE moved_row (row int, person bytea) ON COMMIT DROP;
-    CREATE TEMPORARY TABLE staged_contact (
-        row int, rank int2, person bytea, channel text, blind bytea, sealed bytea
-    ) ON COMMIT DROP;
+    CREATE TEMPORARY TABLE staged_contact (row int, rank int2, channel text, blind bytea, sealed bytea)
+        ON COMMIT DROP;
     CREATE TEMPORARY TABLE staged_problem (row int, "column" text, reason text) ON COMMIT DROP;
+    CREATE TEMPORARY TABLE known_key (key bytea, patient_id bigint) ON COMMIT DROP;
+    CREATE TEMPORARY TABLE named_person (
+        id bigint, rows int, is_changed bool, id_key bytea, national bytea, name bytea, identity bytea,
+        has_postal bool, is_minor bool, language text, variant text, sensitive bool, affected bool, excluded text
+    ) ON COMMIT DROP;
+    CREATE TEMPORARY TABLE named_link (patient_id bigint, channel text, blind bytea, rank int2) ON COMMIT DROP;
 """
-_TYPES = {
-    "staged_person": ["int4", "bytea", "bytea", "bool", "text", "bool", "bool", "text", "bool", "bytea", "bytea"],
-    "merged_person": ["int4", "bytea", "bytea", "bool", "text", "bool", "bool", "text", "int4", "int8"],
-    "moved_row": ["int4", "bytea"],
-    "staged_contact": ["int4", "int2", "bytea", "text", "bytea", "bytea"],
-    "staged_problem": ["int4", "text", "text"],
-}
 
-#: the planner knows nothing of rows that were just imported, and we may not ANALYZE the table itself
-_KNOWN = """
-    CREATE TEMPORARY TABLE known_person ON COMMIT DROP AS
-        SELECT id, person_blind AS person, identity_sealed AS identity FROM patient WHERE campaign_id = %s
+_INSERT_FRESH = """
+    WITH made AS (
+        INSERT INTO patient (
+            campaign_id, doctor_id, list_file_id, listed_in, row, merged, person_blind, id_blind,
+            national_blind, name_blind, identity_sealed, has_postal, is_minor, language, variant,
+            comment_sensitive, affected, outcome, outcome_reason, outcome_at
+        )
+        SELECT %(campaign_id)s, %(doctor_id)s, %(list_file_id)s, %(list_file_id)s, row, rows - 1, person, id_key,
+            national, name, identity, has_postal, is_minor, language, variant, sensitive, affected, outcome,
+            reason, CASE WHEN outcome <> 'on_the_way' THEN %(now)s::timestamptz END
+        FROM fresh_person
+        RETURNING id, row
+    )
+    INSERT INTO fresh_id SELECT id, row FROM made
 """
-#: rows that share a person among themselves or with an earlier list: by patient id (its first person first), then
-#: in the order they came. Known are the person of that key, the first of the patient id, and the one of that id
-#: with the row's own names and birth date.
-_SHARED = """
-    SELECT s.row, s.person, s.identity, s.language, s.comment, s.sensitive, s.excluded, s.affected,
-        s.family, s.apart,
-        first.id, first.identity, apart.id, apart.identity
-    FROM staged_person s
-    LEFT JOIN known_person first ON first.person = s.family
-    LEFT JOIN known_person apart ON apart.person = s.apart
-    WHERE first.id IS NOT NULL OR apart.id IS NOT NULL
-       OR s.person IN (SELECT person FROM staged_person GROUP BY person HAVING count(*) > 1)
-    ORDER BY s.family, s.person <> s.family, s.person, s.row
+
+
+def _insert_contacts(table: str, condition: str = "true") -> str:
+    return f"""
+        INSERT INTO contact (campaign_id, doctor_id, channel, value_blind, value_sealed)
+        SELECT %(campaign_id)s, %(doctor_id)s, channel, blind, sealed FROM {table} WHERE {condition}
+        ON CONFLICT (campaign_id, channel, value_blind) DO NOTHING
+    """  # noqa: S608 - put together from constants and numbers
+
+
+#: LIMIT keeps the planner, which knows nothing yet of what was just inserted, from reading the whole table
+_CONTACT_OF = """
+    LATERAL (
+        SELECT id FROM contact c
+        WHERE c.campaign_id = %(campaign_id)s AND c.channel = f.channel AND c.value_blind = f.blind LIMIT 1
+    ) contact
 """
-_MOVE = """
-    ANALYZE moved_row;
-    UPDATE staged_person s SET person = m.person FROM moved_row m WHERE s.row = m.row;
-    UPDATE staged_contact s SET person = m.person FROM moved_row m WHERE s.row = m.row;
-"""
-#: contacts of more people of this list than a household has go, with a problem for each row
-_DROP_SHARED = f"""
-    CREATE TEMPORARY TABLE shared_contact ON COMMIT DROP AS
-        SELECT channel, blind FROM staged_contact GROUP BY channel, blind
-        HAVING count(DISTINCT person) > {MOST_SHARING};
-    INSERT INTO staged_problem
-        SELECT s.row, CASE s.channel WHEN 'email' THEN 'email' ELSE 'phone' END, '{RowReason.SHARED_BY_MANY}'
-        FROM staged_contact s JOIN shared_contact USING (channel, blind) ORDER BY s.row, s.rank;
-    DELETE FROM staged_contact s USING shared_contact c WHERE c.channel = s.channel AND c.blind = s.blind;
-    ANALYZE staged_contact;
+_LINK_FRESH = f"""
+    INSERT INTO patient_contact (patient_id, contact_id, doctor_id, rank)
+    SELECT fresh_id.id, contact.id, %(doctor_id)s, f.rank
+    FROM fresh_contact f JOIN fresh_id ON fresh_id.row = f.row CROSS JOIN {_CONTACT_OF}
+"""  # noqa: S608 - put together from constants
+_UNLINK_NAMED = "DELETE FROM patient_contact WHERE patient_id IN (SELECT id FROM named_person WHERE is_changed)"
+_LINK_NAMED = f"""
+    INSERT INTO patient_contact (patient_id, contact_id, doctor_id, rank)
+    SELECT f.patient_id, contact.id, %(doctor_id)s, f.rank
+    FROM named_link f CROSS JOIN {_CONTACT_OF}
 """  # noqa: S608 - put together from constants
 
-_OUTCOME = """
-    CASE WHEN excluded IS NOT NULL THEN 'excluded' WHEN reachable THEN 'on_the_way' ELSE 'unreached' END,
-    CASE WHEN excluded IS NOT NULL THEN excluded WHEN reachable THEN NULL ELSE 'no_contact' END,
-    CASE WHEN excluded IS NULL AND reachable THEN NULL ELSE %(now)s::timestamptz END
-"""
-_INSERT_PEOPLE = f"""
-    INSERT INTO patient (
-        campaign_id, doctor_id, list_file_id, row, merged, person_blind, identity_sealed, has_postal, language,
-        variant, comment_sensitive, outcome, outcome_reason, outcome_at
+_KNOWN_KEYS = """
+    WITH wanted AS MATERIALIZED (
+        SELECT key FROM staged_person, unnest(ARRAY[id, national, name, other, apart]) AS key WHERE key IS NOT NULL
     )
-    SELECT %(campaign_id)s, %(doctor_id)s, %(list_file_id)s, row, rows - 1, person, identity, has_postal, language,
-        CASE WHEN comment THEN 'comment' ELSE 'standard' END, coalesce(sensitive, false), {_OUTCOME}
-    FROM (
-        SELECT new.*, contact.person IS NOT NULL AS reachable
-        FROM (
-            SELECT row, person, identity, has_postal, language, comment, sensitive, excluded, 1 AS rows
-            FROM staged_person s WHERE NOT EXISTS (SELECT FROM merged_person m WHERE m.person = s.person)
-            UNION ALL
-            SELECT row, person, identity, has_postal, language, comment, sensitive, excluded, rows
-            FROM merged_person WHERE known_id IS NULL
-        ) new
-        LEFT JOIN (SELECT DISTINCT person FROM staged_contact) contact ON contact.person = new.person
-    ) person
-    ORDER BY row
-"""  # noqa: S608 - put together from the constant above
-#: a further list replaces the contacts of the channels it has columns for
-_UNLINK_KNOWN = """
-    DELETE FROM patient_contact k USING merged_person m, contact c
-    WHERE k.patient_id = m.known_id AND c.id = k.contact_id AND c.channel = ANY(%(channels)s)
+    INSERT INTO known_key
+    SELECT key, p.id FROM patient p, unnest(ARRAY[person_blind, id_blind, national_blind, name_blind]) AS key
+    WHERE p.campaign_id = %(campaign_id)s AND key IS NOT NULL
+      AND (person_blind IN (SELECT key FROM wanted) OR id_blind IN (SELECT key FROM wanted)
+           OR national_blind IN (SELECT key FROM wanted) OR name_blind IN (SELECT key FROM wanted))
 """
-#: what a further list has columns for comes from it; a comment stays one unless the list says that there is none
-_UPDATE_KNOWN = """
+_INDEXES = """
+    CREATE INDEX ON staged_contact (row);
+    CREATE INDEX ON known_key (key);
+    ANALYZE staged_person, staged_contact, known_key;
+"""
+_STAGED = """
+    SELECT row, id, national, name, other, apart, identity, language, comment, sensitive, is_deceased, affected,
+        contacts
+    FROM staged_person ORDER BY row
+"""
+_CANDIDATES = """
+    SELECT p.id, p.person_blind, p.id_blind, p.national_blind, p.name_blind, p.identity_sealed, p.language,
+        p.variant, p.comment_sensitive, p.outcome, p.outcome_reason, p.affected, p.listed_in, (
+            SELECT string_agg(
+                CASE c.channel WHEN 'email' THEN '\\x65'::bytea ELSE '\\x73'::bytea END || c.value_blind,
+                ''::bytea ORDER BY c.channel, k.rank
+            )
+            FROM patient_contact k JOIN contact c ON c.id = k.contact_id WHERE k.patient_id = p.id
+        )
+    FROM patient p
+    WHERE p.id IN (SELECT patient_id FROM known_key WHERE key = ANY(%b))
+    ORDER BY p.id
+"""
+
+#: a contact of this patient that no delivery went to
+_UNTRIED = """
+    EXISTS (
+        SELECT FROM patient_contact k
+        WHERE k.patient_id = p.id AND NOT EXISTS (
+            SELECT FROM delivery_patient dp JOIN delivery d ON d.id = dp.delivery_id
+            WHERE dp.patient_id = p.id AND d.contact_id = k.contact_id
+        )
+    )
+"""
+_LINKED = "EXISTS (SELECT FROM patient_contact k WHERE k.patient_id = p.id)"
+#: who was told stays told; what another act than a list has excluded stays so
+_UPDATE_NAMED = f"""
     UPDATE patient p
-    SET merged = p.merged + m.rows, identity_sealed = m.identity, has_postal = m.has_postal,
-        language = CASE WHEN %(has_language)s THEN m.language ELSE p.language END,
-        variant = CASE WHEN m.comment THEN 'comment' WHEN NOT m.comment THEN 'standard' ELSE p.variant END,
-        comment_sensitive = coalesce(m.sensitive, p.comment_sensitive AND m.comment IS NOT FALSE),
+    SET merged = p.merged + n.rows, listed_in = %(list_file_id)s,
+        id_blind = coalesce(p.id_blind, n.id_key),
+        national_blind = coalesce(n.national, p.national_blind), name_blind = coalesce(n.name, p.name_blind),
+        identity_sealed = n.identity, has_postal = n.has_postal, is_minor = n.is_minor, language = n.language,
+        variant = n.variant, comment_sensitive = n.sensitive, affected = n.affected,
         (outcome, outcome_reason, outcome_at) = (
             SELECT outcome, reason, CASE
+                WHEN (outcome, reason) IS NOT DISTINCT FROM (p.outcome, p.outcome_reason) THEN p.outcome_at
                 WHEN outcome = 'on_the_way' THEN NULL
-                WHEN (outcome, reason) = (p.outcome, p.outcome_reason) THEN p.outcome_at
                 ELSE %(now)s::timestamptz
             END
             FROM (VALUES
-                (1, 'excluded', m.excluded, m.excluded IS NOT NULL),
-                (2, 'excluded', p.outcome_reason,
-                    p.outcome = 'excluded' AND NOT p.outcome_reason = ANY(%(exclusions)s)),
-                (3, 'on_the_way', NULL, EXISTS (SELECT FROM patient_contact k WHERE k.patient_id = p.id)),
-                (4, 'unreached', 'no_contact', true)
+                (1, p.outcome, p.outcome_reason, p.outcome = '{Outcome.INFORMED}'),
+                (2, '{Outcome.EXCLUDED}', n.excluded, n.excluded IS NOT NULL),
+                (3, p.outcome, p.outcome_reason,
+                    p.outcome = '{Outcome.EXCLUDED}' AND NOT p.outcome_reason = ANY(%(exclusions)s)),
+                (4, '{Outcome.ON_THE_WAY}', NULL, p.outcome = '{Outcome.ON_THE_WAY}' AND {_LINKED}),
+                (5, '{Outcome.ON_THE_WAY}', NULL, CASE WHEN %(has_started)s THEN {_UNTRIED} ELSE {_LINKED} END),
+                (6, '{Outcome.UNREACHED}', CASE WHEN p.outcome = '{Outcome.UNREACHED}' AND {_LINKED}
+                    THEN p.outcome_reason ELSE '{Unreached.NO_CONTACT}' END, true)
             ) AS choice (place, outcome, reason, applies)
             WHERE applies ORDER BY place LIMIT 1
         )
-    FROM merged_person m WHERE p.id = m.known_id
+    FROM named_person n, patient old
+    WHERE p.id = n.id AND n.is_changed AND old.id = p.id
+    RETURNING p.outcome = '{Outcome.ON_THE_WAY}' AND old.outcome <> '{Outcome.ON_THE_WAY}'
+"""  # noqa: S608 - put together from constants
+_UPDATE_UNCHANGED = """
+    UPDATE patient p SET merged = p.merged + n.rows, listed_in = %(list_file_id)s
+    FROM named_person n WHERE p.id = n.id AND NOT n.is_changed
 """
-_INSERT_CONTACTS = """
-    INSERT INTO contact (campaign_id, doctor_id, channel, value_blind, value_sealed)
-    SELECT %(campaign_id)s, %(doctor_id)s, channel, blind, sealed
-    FROM (SELECT DISTINCT ON (channel, blind) * FROM staged_contact ORDER BY channel, blind, row, rank) contact
-    ORDER BY row, rank
-    ON CONFLICT (campaign_id, channel, value_blind) DO NOTHING
-"""
-_LINK_CONTACTS = """
-    INSERT INTO patient_contact (patient_id, contact_id, doctor_id, rank)
-    SELECT patient_id, contact_id, %(doctor_id)s,
-        least(32767, row_number() OVER (PARTITION BY patient_id, channel ORDER BY row, rank) - 1)
-    FROM (
-        SELECT DISTINCT ON (p.id, c.id) p.id AS patient_id, c.id AS contact_id, s.channel, s.row, s.rank
-        FROM staged_contact s
-        JOIN patient p ON p.campaign_id = %(campaign_id)s AND p.person_blind = s.person
-        JOIN contact c ON c.campaign_id = %(campaign_id)s AND c.channel = s.channel AND c.value_blind = s.blind
-        ORDER BY p.id, c.id, s.row, s.rank
-    ) new
-"""
+
+#: contacts of more people of the campaign than a household has
+_CROWDS = f"""
+    CREATE TEMPORARY TABLE crowd ON COMMIT DROP AS
+        SELECT c.id, c.channel, c.value_blind AS blind
+        FROM contact c LEFT JOIN patient_contact k ON k.contact_id = c.id
+        WHERE c.campaign_id = %(campaign_id)s
+        GROUP BY c.id HAVING count(k.patient_id) > {MOST_SHARING} OR c.value_blind = ANY(%(crowded)s)
+"""  # noqa: S608 - put together from constants
+#: they go from everybody whom this list names, with a problem for each row
+_DROP_CROWDS = f"""
+    WITH parted AS (
+        DELETE FROM patient_contact k USING crowd, patient p
+        WHERE k.contact_id = crowd.id AND p.id = k.patient_id AND p.listed_in = %(list_file_id)s
+        RETURNING p.id, p.list_file_id, p.row, crowd.channel
+    ), told AS (
+        INSERT INTO staged_problem
+        SELECT row, CASE channel WHEN 'email' THEN 'email' ELSE 'phone' END, '{RowReason.SHARED_BY_MANY}'
+        FROM (
+            SELECT f.row, f.channel FROM staged_contact f JOIN crowd USING (channel, blind)
+            UNION ALL
+            SELECT row, channel FROM parted
+            WHERE list_file_id = %(list_file_id)s AND row NOT IN (SELECT row FROM staged_person)
+        ) lost
+    )
+    INSERT INTO fresh_id SELECT DISTINCT id, 0 FROM parted
+"""  # noqa: S608 - put together from constants
+_UNREACH = f"""
+    UPDATE patient p
+    SET outcome = '{Outcome.UNREACHED}', outcome_reason = '{Unreached.NO_CONTACT}', outcome_at = %(now)s
+    FROM fresh_id
+    WHERE p.id = fresh_id.id AND p.outcome = '{Outcome.ON_THE_WAY}' AND NOT {_LINKED}
+"""  # noqa: S608 - put together from constants
 _INSERT_PROBLEMS = """
     INSERT INTO list_problem (list_file_id, doctor_id, row, "column", reason)
     SELECT %(list_file_id)s, %(doctor_id)s, row, "column", reason FROM staged_problem ORDER BY row
 """
+_GONE = """
+    SELECT id FROM patient WHERE campaign_id = %(campaign_id)s AND listed_in <> %(list_file_id)s ORDER BY id
+"""
+
+
+# --- saving -----------------------------------------------------------------------------------------
+
+_FRESH, _CONTACT, _STAGED_ROW, _PROBLEM = fields(15), fields(5), fields(13), fields(3)
+_NAMED, _LINK, _KEY = fields(14), fields(4), fields(2)
+_TAGS = {Channel.EMAIL: b"e", Channel.SMS: b"s"}
+_CHANNELS = {ord(tag): channel for channel, tag in _TAGS.items()}
+_CHANNEL_FIELDS = {channel: text_field(channel) for channel in Channel}
+_RANKS = [int2(rank) for rank in range(16)]
+#: a blind index, whose length is always the same
+_BLIND = raw(bytes(BLIND_BYTES))[:4]
+_ONE, _NO_ID = int4(1), raw(None)
+_MAX_RANK = 32767
+
+
+class _Batch:
+    """Rows on their way to the temporary tables."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.people: list[bytes] = []
+        self.contacts: list[bytes] = []
+        self.staged: list[bytes] = []
+        self.staged_contacts: list[bytes] = []
+        self.problems: list[bytes] = []
 
 
 class _Saving:
-    """Stages judged rows in temporary tables (COPY refuses tables with row-level security for our roles),
-    merges those of one person, and moves all into place by a few statements."""
+    """One import: `stage` takes every row, `finish` those that may name somebody already there."""
 
     def __init__(
         self,
         connection: psycopg.Connection[Any],
         data_key: DataKey,
-        campaign_id: int,
-        doctor_id: int,
-        list_file_id: int,
-        now: datetime,
+        ids: _Ids,
         columns: Collection[Column],
+        difference: Difference,
     ) -> None:
-        self.rows = self.refused = 0
-        self._columns = columns
         self._connection = connection
         self._data_key = data_key
-        channels = {Column.EMAIL: Channel.EMAIL, Column.PHONE: Channel.SMS}
-        exclusions = {
-            Column.DECEASED: states.Exclusion.DECEASED,
-            Column.AFFECTED: states.Exclusion.NOT_AFFECTED,
-        }
-        self._ids: dict[str, Any] = {
-            "channels": [str(channel) for column, channel in channels.items() if column in columns],
-            "exclusions": [str(reason) for column, reason in exclusions.items() if column in columns],
-            "has_language": Column.LANGUAGE in columns,
-            "campaign_id": campaign_id,
-            "doctor_id": doctor_id,
-            "list_file_id": list_file_id,
-            "now": now,
+        self._columns = columns
+        self._difference = difference
+        self._today = ids.now.date()
+        self._seen, self._seen_contacts = Seen(), Seen()
+        #: people of each contact that came again, but for its first
+        self._sharing: dict[bytes, set[bytes]] = {}
+        self._ids = ids._asdict() | {
+            "exclusions": [
+                str(reason)
+                for column, reason in (
+                    (Column.DECEASED, Exclusion.DECEASED),
+                    (Column.AFFECTED, Exclusion.NOT_AFFECTED),
+                )
+                if column in columns
+            ]
         }
         connection.execute(_TABLES)
+        self._has_earlier = self._see_earlier()
+
+    def _see_earlier(self) -> bool:
+        """Remembers everybody of earlier lists as seen."""
+        found = False
+        with self._connection.cursor(name="earlier", binary=True) as cursor:
+            cursor.execute(
+                "SELECT person_blind, id_blind, national_blind, name_blind FROM patient WHERE campaign_id = %s",
+                (self._ids["campaign_id"],),
+            )
+            while rows := cursor.fetchmany(ROWS_AT_ONCE):
+                found = True
+                for row in rows:
+                    for key in row:
+                        if key is not None:
+                            self._seen.add(int.from_bytes(key[:4]))
+        return found
+
+    # -- every row
 
     def stage(self, judged_rows: Iterator[Judged], progress: Callable[[int], None] | None) -> None:
-        people: list[tuple[Any, ...]] = []
-        contacts: list[tuple[Any, ...]] = []
-        problems: list[tuple[Any, ...]] = []
-        for judged in judged_rows:
-            self.rows += 1
-            problems += [(judged.row, column, reason) for column, reason in judged.problems]
-            if judged.key is None:
-                self.refused += 1
-            else:
-                person = self._blind(judged.key)
-                people.append(self._person(judged, person))
-                contacts += self._contacts(judged, person)
-            if self.rows % _ROWS_AT_ONCE == 0:
-                self._copy("staged_person", people)
-                self._copy("staged_contact", contacts)
-                self._copy("staged_problem", problems)
-                if progress:
-                    progress(self.rows)
-        self._copy("staged_person", people)
-        self._copy("staged_contact", contacts)
-        self._copy("staged_problem", problems)
+        """Inserts the rows of people not seen before while the next ones are judged; lays the others aside."""
+        difference, batch = self._difference, _Batch()
+        with ThreadPoolExecutor(1) as writer:
+            writing: Future[None] | None = None
+            for judged in judged_rows:
+                difference.rows += 1
+                self._add(judged, batch)
+                if difference.rows % ROWS_AT_ONCE == 0:
+                    if writing:
+                        writing.result()
+                    writing = writer.submit(self._write, batch)
+                    batch = _Batch()
+                    if progress:
+                        progress(difference.rows)
+            if writing:
+                writing.result()
+            self._write(batch)
 
     def add_problems(self, problems: list[tuple[int, str, RowReason]]) -> None:
         """Problems of the list as a whole."""
-        self._copy("staged_problem", list(problems))
+        copy(self._connection, "staged_problem", [_problem(*problem) for problem in problems])
 
-    def _blind(self, key: str) -> bytes:
-        return self._data_key.blind(f"person:{key}".encode())
-
-    def _person(self, judged: Judged, person: bytes) -> tuple[Any, ...]:
-        identity = judged.identity
-        is_first_of_id = judged.id_key is None or judged.key == judged.id_key
-        return (
-            judged.row,
-            person,
-            self._data_key.seal(identity.to_json(), IDENTITY_PURPOSE),
-            identity.has_postal,
-            judged.language,
-            judged.comment,
-            judged.comment_sensitive,
-            judged.excluded,
-            judged.affected,
-            person if is_first_of_id else self._blind(judged.id_key or ""),
-            self._blind(judged.apart_key) if judged.apart_key else None,
-        )
-
-    def _contacts(self, judged: Judged, person: bytes) -> Iterator[tuple[Any, ...]]:
-        for channel, addresses in ((Channel.EMAIL, judged.emails), (Channel.SMS, judged.numbers)):
-            for rank, address in enumerate(addresses):
-                sealed = self._data_key.seal(address.encode(), CONTACT_PURPOSE)
-                blind = contact_blind(self._data_key, channel, address)
-                yield judged.row, min(rank, 32767), person, str(channel), blind, sealed
-
-    def _copy(self, table: str, rows: list[tuple[Any, ...]]) -> None:
-        """Sends the rows and empties the list."""
-        if not rows:
+    def _add(self, judged: Judged, batch: _Batch) -> None:
+        for problem in judged.problems:
+            batch.problems.append(_problem(judged.row, problem.column, problem.reason))
+        keys = judged.keys
+        if keys.first is None:
+            self._difference.refused += 1
             return
-        with (
-            self._connection.cursor() as cursor,
-            cursor.copy(f"COPY {table} FROM STDIN (FORMAT BINARY)".encode()) as copy,
-        ):
-            copy.set_types(_TYPES[table])
-            for row in rows:
-                copy.write_row(row)
-        rows.clear()
-
-    def save(self) -> tuple[int, int, int]:
-        """Returns how many rows were accepted, merged and refused."""
-        execute = self._connection.execute
-        execute(_KNOWN, (self._ids["campaign_id"],))
-        execute("ANALYZE staged_person, staged_contact, known_person")
-        self._merge()
-        execute(_DROP_SHARED)
-        execute("ANALYZE merged_person")
-        accepted = execute(_INSERT_PEOPLE, self._ids).rowcount
-        execute(_UNLINK_KNOWN, self._ids)
-        execute(_INSERT_CONTACTS, self._ids)
-        execute(_LINK_CONTACTS, self._ids)
-        execute(_UPDATE_KNOWN, self._ids)
-        execute(_INSERT_PROBLEMS, self._ids)
-        return accepted, self.rows - self.refused - accepted, self.refused
-
-    def _merge(self) -> None:
-        """Makes one person of the rows that share one, opening their identities; memory stays bounded."""
-        merged: list[tuple[Any, ...]] = []
-        moved: list[tuple[Any, ...]] = []
-        problems: list[tuple[Any, ...]] = []
-        group: _Group | None = None
-        taken: bytes | None = None
-
-        def finish(group: _Group) -> None:
-            nonlocal taken
-            is_moved = group.settle(first_is_taken=taken == group.family)
-            if group.person == group.family:
-                taken = group.family
-            if is_moved:
-                moved.extend((row, group.person) for row in group.rows)
-                if group.person != group.family:
-                    problems.extend((row, Column.PATIENT_ID, RowReason.SAME_ID) for row in group.rows)
-            merged.append(group.sealed(self._data_key, replaces_phones=Column.PHONE in self._columns))
-
-        with self._connection.cursor(name="shared_people") as cursor:
-            cursor.execute(_SHARED, self._ids)
-            while batch := cursor.fetchmany(_ROWS_AT_ONCE):
-                for row in batch:
-                    if group is None or group.came_as != row[1]:
-                        if group:
-                            finish(group)
-                        group = _Group(row, *self._known(row))
-                    group.add(row, self._opened(row[2]))
-                for table, rows in (("merged_person", merged), ("moved_row", moved), ("staged_problem", problems)):
-                    self._copy(table, rows)
-        if group:
-            finish(group)
-        for table, rows in (("merged_person", merged), ("moved_row", moved), ("staged_problem", problems)):
-            self._copy(table, rows)
-        self._connection.execute(_MOVE)
-
-    def _known(self, row: tuple[Any, ...]) -> tuple[_Known | None, _Known | None]:
-        """The first person of this patient id in earlier lists, and the one with this row's names."""
-        first, apart = row[10:12], row[12:14]
-        return (
-            _Known(first[0], self._opened(first[1])) if first[0] else None,
-            _Known(apart[0], self._opened(apart[1])) if apart[0] else None,
+        blind, seen = self._data_key.blind, self._seen.add
+        blinds = [None if key is None else blind(b"person:" + key.encode()) for key in keys]
+        maybe_known = False
+        for key in blinds:
+            if key is not None and seen(int.from_bytes(key[:4])):
+                maybe_known = True
+        row = int4(judged.row)
+        sealed = raw(self._data_key.seal(judged.identity.to_json(), IDENTITY_PURPOSE))
+        if maybe_known:
+            contacts = self._contacts(judged, row, blinds, batch.staged_contacts)
+            apart = None if judged.apart is None else blind(b"person:" + judged.apart.encode())
+            batch.staged.append(_staged(judged, row, [*blinds, apart], sealed, contacts))
+            return
+        self._contacts(judged, row, blinds, batch.contacts)
+        batch.rows.append(judged.row)
+        outcome, reason = _outcome(judged.excluded, bool(judged.emails or judged.numbers))
+        batch.people.append(
+            b"".join((_FRESH, row, _ONE, raw(_first(blinds)), _NO_ID, raw(blinds[1]), raw(blinds[2]), sealed))
+            + _facts(
+                judged.identity.has_postal,
+                judged.identity.is_minor(self._today),
+                judged.language,
+                states.Variant.COMMENT if judged.comment else states.Variant.STANDARD,
+                bool(judged.comment_sensitive),
+                judged.affected,
+            )
+            + text_field(outcome)
+            + text_field(reason)
         )
+        self._difference.due += outcome == Outcome.ON_THE_WAY
+
+    def _contacts(self, judged: Judged, row: bytes, blinds: list[bytes | None], to: list[bytes]) -> bytes:
+        """Seals the contacts of a row; returns their channels and blind indexes, one after the other."""
+        packed = []
+        for channel, addresses in ((Channel.EMAIL, judged.emails), (Channel.SMS, judged.numbers)):
+            channel_field, tag = _CHANNEL_FIELDS[channel], _TAGS[channel]
+            for rank, address in enumerate(addresses):
+                blind = contact_blind(self._data_key, channel, address)
+                sealed = self._data_key.seal(address.encode(), CONTACT_PURPOSE)
+                rank_field = _RANKS[rank] if rank < len(_RANKS) else int2(min(rank, _MAX_RANK))
+                to.append(_CONTACT + row + rank_field + channel_field + _BLIND + blind + raw(sealed))
+                packed.append(tag + blind)
+                if self._seen_contacts.add(int.from_bytes(blind[:4])):
+                    sharing = self._sharing.setdefault(blind, set())
+                    if len(sharing) <= MOST_SHARING:
+                        sharing.add(_first(blinds))
+        return b"".join(packed)
+
+    def _write(self, batch: _Batch) -> None:
+        copy(self._connection, "staged_person", batch.staged)
+        copy(self._connection, "staged_contact", batch.staged_contacts)
+        copy(self._connection, "staged_problem", batch.problems)
+        self._insert(batch.people, batch.contacts)
+        self._difference.add_new(batch.rows)
+
+    def _insert(self, people: list[bytes], contacts: list[bytes]) -> None:
+        """New people with the contacts of their one row."""
+        if not people:
+            return
+        copy(self._connection, "fresh_person", people)
+        copy(self._connection, "fresh_contact", contacts)
+        self._execute(_INSERT_FRESH)
+        self._execute(_insert_contacts("fresh_contact"))
+        self._execute(_LINK_FRESH)
+        self._connection.execute("TRUNCATE fresh_person, fresh_contact, fresh_id")
+
+    def _execute(self, statement: str) -> int:
+        return self._connection.execute(statement.encode(), self._ids).rowcount
+
+    # -- rows that may name somebody already there
+
+    def finish(self) -> None:
+        """Compares the rows laid aside with the people they could be, and saves them and all problems."""
+        self._resolve()
+        if self._has_earlier or any(len(people) >= MOST_SHARING for people in self._sharing.values()):
+            self._execute(_CROWDS)
+            self._execute(_DROP_CROWDS)
+            self._difference.due -= self._execute(_UNREACH)
+        self._execute(_INSERT_PROBLEMS)
+        if self._has_earlier:
+            gone = [row[0] for row in self._connection.execute(_GONE, self._ids)]
+            self._difference.gone, self._difference.gone_ids = len(gone), gone[: self._difference.most]
+
+    def _resolve(self) -> None:
+        self._ids["crowded"] = list(self._crowded())
+        self._execute(_KNOWN_KEYS)
+        self._connection.execute(_INDEXES)
+        with self._connection.cursor(name="staged", binary=True) as cursor:
+            cursor.execute(_STAGED)
+            while rows := cursor.fetchmany(ROWS_AT_ONCE):
+                self._resolve_batch([self._said(row) for row in rows])
+
+    def _said(self, row: tuple[Any, ...]) -> Said:
+        return Said(row[0], Keys(*row[1:6]), self._opened(row[6]), _unpacked(row[12]), *row[7:12])
 
     def _opened(self, sealed: bytes) -> Identity:
         return Identity.from_json(self._data_key.open(sealed, IDENTITY_PURPOSE))
 
+    def _resolve_batch(self, batch: list[Said]) -> None:
+        known = self._candidates(batch)
+        people = People(self._columns, [one.person for one in known])
+        problems: list[bytes] = []
+        new: list[Person] = []
+        whose: list[tuple[Said, Person]] = []
+        crowded = set(self._ids["crowded"])
+        for said in batch:
+            said.contacts = [contact for contact in said.contacts if contact[1] not in crowded]
+            placed = people.place(said)
+            problems += [_problem(said.row, column, reason) for column, reason in placed.doubts]
+            whose.append((said, placed.person))
+            if placed.is_new:
+                new.append(placed.person)
+        copy(self._connection, "staged_problem", problems)
+        first, last = int(batch[0].row), int(batch[-1].row)
+        self._execute(_insert_contacts("staged_contact", f"row BETWEEN {first} AND {last}"))
+        ids = self._insert_new(new)
+        self._update([one for one in known if one.person.rows], list(zip(ids, new, strict=True)))
+        self._know(whose, {id(one.person): one.id for one in known} | dict(zip(map(id, new), ids, strict=True)))
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A patient of an earlier list of the campaign."""
+    def _know(self, whose: list[tuple[Said, Person]], ids: dict[int, int]) -> None:
+        """The next batch finds these people by every key of their rows."""
+        keys = {(key, ids[id(person)]) for said, person in whose for key in (*said.keys.present(), person.key)}
+        copy(self._connection, "known_key", [_KEY + _bytes(key) + int8(patient) for key, patient in keys])
 
-    id: int
-    identity: Identity
+    def _crowded(self) -> set[bytes]:
+        """Contacts that surely are more people's than a household's: who had lost one before has not changed by
+        being named with it again."""
+        return {blind for blind, people in self._sharing.items() if len(people) > MOST_SHARING}
 
+    def _candidates(self, batch: list[Said]) -> list[_Known]:
+        keys = list({key for said in batch for key in said.keys if key is not None})
+        found = self._connection.cursor(binary=True).execute(_CANDIDATES, (keys,)).fetchall()
+        return [self._known(row) for row in found]
 
-class _Group:
-    """The rows of one person of this list, merged as they come, then matched with an earlier list."""
+    def _known(self, row: tuple[Any, ...]) -> _Known:
+        id_, key, id_key, national, name, identity, language, variant, sensitive = row[:9]
+        outcome, reason, affected, listed_in, contacts = row[9:]
+        opened = self._opened(identity)
+        person = Person(
+            key,
+            id_key or (key if opened.patient_id else None),
+            national,
+            name,
+            opened,
+            _unpacked(contacts),
+            language,
+            variant == states.Variant.COMMENT,
+            sensitive,
+            outcome == Outcome.EXCLUDED and reason == Exclusion.DECEASED,
+            affected,
+            is_earlier=listed_in != self._ids["list_file_id"],
+        )
+        return _Known(id_, outcome, person, person.is_earlier, opened.to_json(), _state_of(person))
 
-    def __init__(self, row: tuple[Any, ...], first: _Known | None, apart: _Known | None) -> None:
-        self.came_as: bytes = row[1]
-        self.person: bytes = row[1]
-        self.family: bytes = row[8]
-        self.rows: list[int] = []
-        self.identity: Identity | None = None
-        self._apart_blind: bytes | None = row[9]
-        self._first, self._apart = first, apart
-        self._known: _Known | None = None
-        self._language = row[3]
-        self._comment: bool | None = None
-        self._sensitive: bool | None = None
-        self._exclusions: set[str] = set()
-        self._is_affected = False
+    def _insert_new(self, people: list[Person]) -> list[int]:
+        """Their ids, in order; their contacts come with those of the others."""
+        if not people:
+            return []
+        rows = []
+        for person in people:
+            outcome, reason = _outcome(person.excluded, bool(person.contacts))
+            sealed = raw(self._data_key.seal(person.identity.to_json(), IDENTITY_PURPOSE))
+            rows.append(
+                b"".join((_FRESH, int4(person.rows[0]), int4(len(person.rows)), *_key_fields(person), sealed))
+                + self._facts_of(person)
+                + text_field(outcome)
+                + text_field(reason)
+            )
+            self._difference.due += outcome == Outcome.ON_THE_WAY
+        copy(self._connection, "fresh_person", rows)
+        self._execute(_INSERT_FRESH)
+        ids = dict(self._connection.execute("SELECT row, id FROM fresh_id").fetchall())
+        self._connection.execute("TRUNCATE fresh_person, fresh_id")
+        self._difference.add_new([person.rows[0] for person in people])
+        self._difference.repeated += sum(len(person.rows) - 1 for person in people)
+        return [ids[person.rows[0]] for person in people]
 
-    def add(self, row: tuple[Any, ...], identity: Identity) -> None:
-        comment, sensitive, excluded, affected = row[4:8]
-        self.identity = self.identity.merged_with(identity) if self.identity else identity
-        self.rows.append(row[0])
-        self._comment = _either(self._comment, comment)
-        self._sensitive = _either(self._sensitive, sensitive)
-        self._exclusions |= {excluded} - {None}
-        self._is_affected |= affected is True
-
-    def settle(self, first_is_taken: bool) -> bool:
-        """Decides who this is of the people of the patient id in earlier lists; True if the key changes.
-
-        The order of people who share an id may differ between lists. `first_is_taken` says that another group
-        of this list is the first person of the id.
-        """
-        assert self.identity is not None
-        first, apart = self._first, self._apart
-        if self.came_as == self.family:
-            if first and first.identity.contradicts(self.identity):
-                assert self._apart_blind is not None
-                self.person, self._known = self._apart_blind, apart
-            else:
-                self._known = first
-        elif apart:
-            self._known = apart
-        elif first and not first_is_taken and first.identity.agrees(self.identity):
-            self.person, self._known = self.family, first
-        return self.person != self.came_as
-
-    def sealed(self, data_key: DataKey, replaces_phones: bool) -> tuple[Any, ...]:
-        """A row for `merged_person`: this list's values first, then the earlier ones."""
-        assert self.identity is not None
-        identity = self.identity.merged_with(self._known.identity) if self._known else self.identity
-        if replaces_phones:
-            identity.phones = self.identity.phones
-        sealed = data_key.seal(identity.to_json(), IDENTITY_PURPOSE)
-        return (
-            self.rows[0],
-            self.person,
-            sealed,
-            identity.has_postal,
-            self._language,
-            self._comment,
-            self._sensitive,
-            self._excluded(),
-            len(self.rows),
-            self._known.id if self._known else None,
+    def _facts_of(self, person: Person) -> bytes:
+        return _facts(
+            person.identity.has_postal,
+            person.identity.is_minor(self._today),
+            person.language,
+            person.variant,
+            person.sensitive,
+            person.affected,
         )
 
-    def _excluded(self) -> str | None:
-        if states.Exclusion.DECEASED in self._exclusions:
-            return states.Exclusion.DECEASED
-        # yes on one row and no on another: told
-        return None if self._is_affected else next(iter(self._exclusions), None)
+    def _update(self, known: list[_Known], new: list[tuple[int, Person]]) -> None:
+        """Saves what the rows of a batch changed for people already there, and the contacts of new ones."""
+        named: list[bytes] = []
+        links: list[bytes] = []
+        for one in known:
+            what = one.changes()
+            self._count(one, what)
+            named.append(self._named(one, bool(what)))
+            links += _links(one.id, one.person) if what else []
+        for id_, person in new:
+            links += _links(id_, person)
+        copy(self._connection, "named_person", named)
+        copy(self._connection, "named_link", links)
+        self._execute(_UNLINK_NAMED)
+        self._execute(_LINK_NAMED)
+        self._execute(_UPDATE_UNCHANGED)
+        updated = self._connection.execute(_UPDATE_NAMED.encode(), self._ids)
+        self._difference.due += sum(row[0] for row in updated)
+        self._connection.execute("TRUNCATE named_person, named_link")
+
+    def _named(self, one: _Known, is_changed: bool) -> bytes:
+        person = one.person
+        head = _NAMED + int8(one.id) + int4(len(person.rows)) + boolean(is_changed)
+        if not is_changed:
+            return head + raw(None) * 11
+        sealed = self._data_key.seal(person.identity.to_json(), IDENTITY_PURPOSE)
+        keys = (_bytes(_own_id(person)), _bytes(person.national), _bytes(person.name))
+        return b"".join((head, *keys, raw(sealed), self._facts_of(person), text_field(person.excluded)))
+
+    def _count(self, one: _Known, what: tuple[str, ...]) -> None:
+        difference = self._difference
+        if not one.was_earlier:
+            difference.repeated += len(one.person.rows)
+            return
+        difference.repeated += len(one.person.rows) - 1
+        difference.informed += one.outcome == Outcome.INFORMED
+        difference.unchanged += not what
+        difference.changed += bool(what)
+        if what and len(difference.changed_rows) < difference.most:
+            difference.changed_rows.append(Changed(one.person.rows[0], one.id, what))
 
 
-def _either(one: bool | None, other: bool | None) -> bool | None:
-    """True if one says so, else False if one says so, else None."""
-    return (one or other) if None not in (one, other) else other if one is None else one
+@dataclass(slots=True)
+class _Known:
+    """A patient already there, and what the rows of this batch make of them."""
+
+    id: int
+    outcome: str
+    person: Person
+    #: named by earlier lists only, until this batch
+    was_earlier: bool
+    _identity: bytes
+    _state: tuple[Any, ...]
+
+    def changes(self) -> tuple[str, ...]:
+        """What differs from before."""
+        now = _state_of(self.person)
+        names = ("contacts", "language", "variant", "excluded", "sensitive", "affected")
+        what = [name for name, old, new in zip(names, self._state, now, strict=True) if old != new]
+        if self.person.identity.to_json() != self._identity:
+            before = Identity.from_json(self._identity)
+            what += [
+                name for name in Identity.__slots__ if getattr(before, name) != getattr(self.person.identity, name)
+            ]
+        return tuple(what)
+
+
+def _state_of(person: Person) -> tuple[Any, ...]:
+    return (
+        sorted(person.contacts, key=lambda contact: contact[0]),
+        person.language,
+        person.variant,
+        person.excluded,
+        person.sensitive,
+        person.affected,
+    )
+
+
+# --- one row for COPY -------------------------------------------------------------------------------
+
+
+def _outcome(excluded: str | None, is_reachable: bool) -> tuple[str, str | None]:
+    if excluded is not None:
+        return Outcome.EXCLUDED, excluded
+    return (Outcome.ON_THE_WAY, None) if is_reachable else (Outcome.UNREACHED, Unreached.NO_CONTACT)
+
+
+def _first(blinds: list[bytes | None]) -> bytes:
+    return next(blind for blind in blinds if blind is not None)
+
+
+def _own_id(person: Person) -> Hashable | None:
+    """The key of the patient id, where it is not the person's key itself."""
+    return None if person.id_key == person.key else person.id_key
+
+
+def _key_fields(person: Person) -> tuple[bytes, ...]:
+    return tuple(map(_bytes, (person.key, _own_id(person), person.national, person.name)))
+
+
+def _bytes(key: Hashable | None) -> bytes:
+    assert key is None or isinstance(key, bytes)
+    return raw(key)
+
+
+@functools.lru_cache(maxsize=1024)
+def _facts(
+    has_postal: bool, is_minor: bool, language: str, variant: str, sensitive: bool, affected: bool | None
+) -> bytes:
+    return b"".join(
+        (
+            boolean(has_postal),
+            boolean(is_minor),
+            text_field(language),
+            text_field(variant),
+            boolean(sensitive),
+            boolean(affected),
+        )
+    )
+
+
+def _staged(judged: Judged, row: bytes, blinds: list[bytes | None], sealed: bytes, contacts: bytes) -> bytes:
+    return b"".join(
+        (
+            _STAGED_ROW,
+            row,
+            *map(raw, blinds),
+            sealed,
+            text_field(judged.language),
+            boolean(judged.comment),
+            boolean(judged.comment_sensitive),
+            boolean(judged.excluded == Exclusion.DECEASED),
+            boolean(judged.affected),
+            raw(contacts),
+        )
+    )
+
+
+def _problem(row: int, column: str, reason: str) -> bytes:
+    # a header may hold anything, PostgreSQL's text no zero byte
+    return _PROBLEM + int4(row) + text_field(column.replace("\0", "")) + text_field(reason)
+
+
+def _links(patient_id: int, person: Person) -> Iterator[bytes]:
+    ranks = dict.fromkeys(Channel, 0)
+    for channel, blind in person.contacts:
+        assert isinstance(blind, bytes)
+        rank = int2(min(ranks[channel], _MAX_RANK))
+        ranks[channel] += 1
+        yield _LINK + int8(patient_id) + _CHANNEL_FIELDS[channel] + raw(blind) + rank
+
+
+def _unpacked(contacts: bytes | None) -> list[Contact]:
+    step = BLIND_BYTES + 1
+    return (
+        [
+            (_CHANNELS[contacts[start]], contacts[start + 1 : start + step])
+            for start in range(0, len(contacts or b""), step)
+        ]
+        if contacts
+        else []
+    )

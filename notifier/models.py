@@ -167,7 +167,8 @@ class ListProblem(Base):
     __tablename__ = "list_problem"
     __table_args__ = (Index("ix_list_problem_list_file_id", "list_file_id", "row"),)
     id: Mapped[int] = _id()
-    list_file_id: Mapped[int] = mapped_column(ForeignKey("list_file.id"))
+    # Not a foreign key: the import that inserts it has just made the list, and no role may delete one.
+    list_file_id: Mapped[int] = mapped_column(BigInteger)
     doctor_id: Mapped[int] = _copied_doctor()
     #: as a spreadsheet counts: the first line of the file is 1
     row: Mapped[int] = mapped_column(Integer)
@@ -187,24 +188,39 @@ class Patient(Base):
         Index("ix_patient_campaign_outcome", "campaign_id", "outcome", "id"),
     )
     id: Mapped[int] = _id()
-    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    # Not foreign keys: the import that inserts a patient holds the campaign and has just made the list, and no
+    # role may delete either. Checking each row again took a fifth of an import.
+    campaign_id: Mapped[int] = mapped_column(BigInteger)
     doctor_id: Mapped[int] = _copied_doctor()
-    list_file_id: Mapped[int] = mapped_column(ForeignKey("list_file.id"))
+    #: the list that named the person first
+    list_file_id: Mapped[int] = mapped_column(BigInteger)
+    #: the newest list that names the person
+    listed_in: Mapped[int | None] = mapped_column(BigInteger)
     #: first row of the list that named this person, as a spreadsheet counts
     row: Mapped[int] = mapped_column(Integer)
     #: further rows of the same person, merged into this one
     merged: Mapped[int] = mapped_column(Integer, server_default="0")
-    #: blind index of the patient id, else of normalised names and birth date
+    #: blind index of the patient id, else of the national identifier, else of normalised names and birth date
     person_blind: Mapped[bytes]
-    #: JSON: `importing.Identity` (patient id, names, birth date, postal address, numbers not fit for SMS)
+    #: blind index of the patient id, where that is not `person_blind`
+    id_blind: Mapped[bytes | None]
+    #: keyed hash of the national identifier, which is stored nowhere else
+    national_blind: Mapped[bytes | None]
+    #: blind index of normalised names and birth date, where both are known
+    name_blind: Mapped[bytes | None]
+    #: JSON: `judging.Identity` (patient id, names, birth date, postal address, numbers not fit for SMS)
     identity_sealed: Mapped[bytes]
     #: whether a letter can be addressed: a street or place, a postal code and a town are known
     has_postal: Mapped[bool] = mapped_column(Boolean)
+    #: under eighteen when the list was imported: the notice is for the holder of parental authority
+    is_minor: Mapped[bool] = mapped_column(Boolean, server_default="false")
     #: ISO 639-1, lower case
     language: Mapped[str]
     variant: Mapped[str] = mapped_column(server_default=states.Variant.STANDARD)
     #: the comment was marked as sensitive in the list; its text is never stored
     comment_sensitive: Mapped[bool] = mapped_column(Boolean, server_default="false")
+    #: whether the list says that this person's data was taken; None: it does not say
+    affected: Mapped[bool | None] = mapped_column(Boolean)
     outcome: Mapped[str] = mapped_column(server_default=states.Outcome.ON_THE_WAY)
     #: `Exclusion` or `Unreached`
     outcome_reason: Mapped[str | None]
@@ -220,7 +236,8 @@ class Contact(Base):
         _one_of("channel", states.Channel),
     )
     id: Mapped[int] = _id()
-    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    # Not a foreign key, as in `patient`.
+    campaign_id: Mapped[int] = mapped_column(BigInteger)
     doctor_id: Mapped[int] = _copied_doctor()
     channel: Mapped[str]
     value_blind: Mapped[bytes]
@@ -233,8 +250,9 @@ class PatientContact(Base):
 
     __tablename__ = "patient_contact"
     __table_args__ = (Index("ix_patient_contact_contact_id", "contact_id"),)
-    patient_id: Mapped[int] = mapped_column(ForeignKey("patient.id"), primary_key=True)
-    contact_id: Mapped[int] = mapped_column(ForeignKey("contact.id"), primary_key=True)
+    # Not foreign keys: the statement that links two rows has just read both, and no role may delete either.
+    patient_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    contact_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     doctor_id: Mapped[int] = _copied_doctor()
     rank: Mapped[int] = mapped_column(SmallInteger)
 
@@ -281,57 +299,26 @@ class Delivery(Base):
         _one_of("state", states.Delivery),
         _one_of("channel", states.Channel),
         _one_of("variant", states.Variant),
-        # the outbox: what the feeder looks at and a claim takes, oldest due first
-        Index(
-            "ix_delivery_due",
-            "campaign_id",
-            "channel",
-            "due_at",
-            postgresql_where=text("state = 'pending'"),
-        ),
-        # the few that were in the hands of a worker when it died
-        Index(
-            "ix_delivery_crashed",
-            "campaign_id",
-            "channel",
-            "due_at",
-            postgresql_where=text("state = 'pending' AND crashes > 0"),
-        ),
-        # what the sweeper settles: leases run out, silence is decided, results are handed on
-        Index(
-            "ix_delivery_leased",
-            "lease_until",
-            postgresql_where=text("state IN ('leased', 'sending')"),
-        ),
-        Index(
-            "ix_delivery_settle",
-            "due_at",
-            postgresql_where=text(
-                "due_at IS NOT NULL AND state IN "
-                "('unknown', 'accepted', 'delivered', 'failed', 'cancelled', 'quarantined')"
-            ),
-        ),
         Index("ix_delivery_campaign", "campaign_id", "id"),
-        # what a person has to look at, over all campaigns
-        Index("ix_delivery_attention", "id", postgresql_where=text("state IN ('unknown', 'quarantined')")),
-        {"postgresql_with": {"fillfactor": "70"}},
+        # No index names a column that a hand-over changes: each change then stays on its page (heap-only tuple).
+        # Who wants something when is found through `due`.
+        {"postgresql_with": {"fillfactor": "50"}},
     )
     id: Mapped[int] = _id()
-    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    # Not foreign keys: every delivery is made by a statement that reads what it names, and that is never deleted.
+    campaign_id: Mapped[int] = mapped_column(BigInteger)
     doctor_id: Mapped[int] = _copied_doctor()
-    contact_id: Mapped[int] = mapped_column(ForeignKey("contact.id"))
+    contact_id: Mapped[int] = mapped_column(BigInteger)
     #: the one patient an email is for; None for an SMS, which serves all linked in `delivery_patient`
-    addressee_id: Mapped[int | None] = mapped_column(ForeignKey("patient.id"))
+    addressee_id: Mapped[int | None] = mapped_column(BigInteger)
     channel: Mapped[str]
     language: Mapped[str]
     variant: Mapped[str]
     state: Mapped[str] = mapped_column(server_default=states.Delivery.PENDING)
     #: pending: send then; unknown, accepted: settle then; other states: hand the result on, None when done
     due_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
-    #: grows with every claim; a write with an older number changes nothing
+    #: grows with every hand-over, and when a claim ends without one; a write with an older number changes nothing
     fence: Mapped[int] = mapped_column(Integer, server_default="0")
-    lease_owner: Mapped[str | None]
-    lease_until: Mapped[datetime | None]
     #: the first hand-over: the limit on time counts from here
     first_tried_at: Mapped[datetime | None]
     #: hand-overs that count towards the limit
@@ -347,13 +334,83 @@ class Delivery(Base):
     created_at: Mapped[datetime] = _now()
 
 
+class Due(Base):
+    """Who wants something, and when: hints for the engine, made by a trigger with every change of `delivery`.
+
+    One row names many deliveries. A hint too many costs a look; the truth is the row it names. Kinds: `send`
+    (pending deliveries of one campaign and channel), `lease` (in the hands of a worker until then; then the
+    sweeper settles what is left), `settle` (silence, uncertainty and results to be handed on).
+    """
+
+    __tablename__ = "due"
+    __table_args__ = (
+        # the outbox: what the feeder looks at and a claim takes, oldest first
+        Index("ix_due_send", "campaign_id", "channel", "together", "at", postgresql_where=text("kind = 'send'")),
+        # what the sweeper looks at
+        Index("ix_due_sweep", "kind", "at", postgresql_where=text("kind <> 'send'")),
+        CheckConstraint("kind IN ('send', 'lease', 'settle')", name="kind"),
+        {
+            # Its rows live for seconds: what is dead must not pile up at the front of the index.
+            "postgresql_with": {
+                "autovacuum_vacuum_scale_factor": "0",
+                "autovacuum_vacuum_threshold": "2000",
+                "autovacuum_vacuum_cost_delay": "0",
+            }
+        },
+    )
+    id: Mapped[int] = _id()
+    campaign_id: Mapped[int] = mapped_column(BigInteger)
+    channel: Mapped[str]
+    kind: Mapped[str]
+    #: false for what was in the hands of a worker that died: it is claimed first and with nothing else
+    together: Mapped[bool] = mapped_column(Boolean, server_default="true")
+    at: Mapped[datetime]
+    ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    #: of a lease: each delivery's fence when it was claimed
+    fences: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))
+    #: of a lease: the worker process
+    owner: Mapped[str | None]
+
+
+class Tally(Base):
+    """How many deliveries of a campaign are in each state: changes, appended by a trigger and folded now and then.
+
+    The sum over the rows of a campaign, channel and state is exact at every moment.
+    """
+
+    __tablename__ = "tally"
+    __table_args__ = (Index("ix_tally_campaign", "campaign_id"),)
+    id: Mapped[int] = _id()
+    campaign_id: Mapped[int] = mapped_column(BigInteger)
+    channel: Mapped[str]
+    state: Mapped[str]
+    n: Mapped[int] = mapped_column(BigInteger)
+
+
+class Bounce(Base):
+    """Emails of a campaign that failed for good because of the address: what pauses it when they are too many.
+
+    Counted when a result is handed on. A resume begins anew: who looked at it must not be stopped at once again.
+    """
+
+    __tablename__ = "bounce"
+    # Not a foreign key: its statements have just read the campaign.
+    campaign_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    n: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    #: the last resume; what was handed over before does not count
+    since: Mapped[datetime | None]
+    #: results there were at the last resume
+    results_before: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
 class DeliveryPatient(Base):
     """Whom a delivery informs."""
 
     __tablename__ = "delivery_patient"
     __table_args__ = (Index("ix_delivery_patient_patient_id", "patient_id"),)
-    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"), primary_key=True)
-    patient_id: Mapped[int] = mapped_column(ForeignKey("patient.id"), primary_key=True)
+    # Not foreign keys, as in `delivery`.
+    delivery_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    patient_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     doctor_id: Mapped[int] = _copied_doctor()
 
 
@@ -361,17 +418,12 @@ class Attempt(Base):
     """One hand-over to a provider: written before the call, closed after it."""
 
     __tablename__ = "attempt"
-    __table_args__ = (
-        UniqueConstraint("delivery_id", "fence"),
-        # what a crash left open
-        Index("ix_attempt_open", "started_at", postgresql_where=text("ended_at IS NULL")),
-        _one_of("outcome", Kind),
-    )
-    id: Mapped[int] = _id()
-    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"))
+    __table_args__ = (_one_of("outcome", Kind), {"postgresql_with": {"fillfactor": "60"}})
+    # Not a foreign key: the statement that opens an attempt has just changed its delivery.
+    delivery_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    #: the hand-over it belongs to: the delivery's fence at the time
+    fence: Mapped[int] = mapped_column(Integer, primary_key=True)
     doctor_id: Mapped[int] = _copied_doctor()
-    #: the claim it was made under; unique per delivery
-    fence: Mapped[int] = mapped_column(Integer)
     provider: Mapped[str]
     notice_id: Mapped[int]
     started_at: Mapped[datetime] = _now()
@@ -403,7 +455,8 @@ class Receipt(Base):
     code: Mapped[str]
     event_at: Mapped[datetime]
     provider_message_id: Mapped[str | None]
-    #: the request body as received; on the first of several events that came together
+    #: what was received: the request's body, on the first of several events that came together; of a report about
+    #: a whole account, each event's own part
     body_sealed: Mapped[bytes | None]
     #: SHA-256 over provider, delivery, message id, code and event time: the same event twice is one row
     dedup: Mapped[bytes]
@@ -470,6 +523,20 @@ class Hold(Base):
     since: Mapped[datetime] = _now()
 
 
+class Pace(Base):
+    """How hand-overs ended, counted by each worker process in slots of ten seconds; kept for a day."""
+
+    __tablename__ = "pace"
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    process: Mapped[str] = mapped_column(primary_key=True)
+    provider: Mapped[str] = mapped_column(primary_key=True)
+    #: group of mailbox operators, "" for SMS
+    receiver: Mapped[str] = mapped_column(primary_key=True)
+    outcome: Mapped[str] = mapped_column(primary_key=True)
+    code: Mapped[str] = mapped_column(primary_key=True)
+    n: Mapped[int] = mapped_column(Integer)
+
+
 class Heartbeat(Base):
     """When each process of the engine was last seen at work."""
 
@@ -477,3 +544,62 @@ class Heartbeat(Base):
     #: "feeder", "sweeper", "worker:<host>:<pid>"
     process: Mapped[str] = mapped_column(primary_key=True)
     at: Mapped[datetime] = _now()
+
+
+class TestSend(Base):
+    """One message of a campaign's notice to an address that a doctor gave; never counted among deliveries."""
+
+    __tablename__ = "test_send"
+    __table_args__ = (
+        _one_of("channel", states.Channel),
+        _one_of("variant", states.Variant),
+        CheckConstraint("state IN ('queued', 'sending', 'accepted', 'refused', 'unknown')", name="state"),
+        Index("ix_test_send_doctor_id", "doctor_id", "asked_at"),
+        # what the feeder looks at
+        Index("ix_test_send_open", "id", postgresql_where=text("state IN ('queued', 'sending')")),
+    )
+    __test__ = False  # not a test, whatever its name makes of it
+    id: Mapped[int] = _id()
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    doctor_id: Mapped[int] = _doctor()
+    channel: Mapped[str]
+    language: Mapped[str]
+    variant: Mapped[str]
+    contact_sealed: Mapped[bytes]
+    #: SHA-256 over all texts of the campaign as they were: the hash an approver would see
+    notice_hash: Mapped[bytes]
+    #: as it goes out, marked as a test, with a made-up name
+    subject: Mapped[str]
+    text: Mapped[str]
+    html: Mapped[str]
+    asked_by: Mapped[str]
+    asked_at: Mapped[datetime] = _now()
+    state: Mapped[str] = mapped_column(server_default="queued")
+    #: how it ended, free of personal data: a provider's code, "on_hold:channel:sms", "expired", "worker_gone"
+    code: Mapped[str | None]
+    provider: Mapped[str | None]
+    provider_message_id: Mapped[str | None]
+    #: the provider's own answer, sealed because it may name the contact
+    raw_sealed: Mapped[bytes | None]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class Breaker(Base):
+    """A provider or a group of receivers to which no calls go now, or fewer; no row is the good case."""
+
+    __tablename__ = "breaker"
+    __table_args__ = (CheckConstraint("state IN ('open', 'probing', 'healing')", name="state"),)
+    #: "provider:smtp", "receiver:orange"
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    #: probing: good probes so far; healing: steps up so far
+    level: Mapped[int] = mapped_column(SmallInteger)
+    #: openings in a row; 0: the other side asked for a pause
+    failures: Mapped[int] = mapped_column(Integer)
+    #: when the state ends by itself; None while probes are out
+    until: Mapped[datetime | None]
+    #: for people: what happened and where to mend it
+    reason: Mapped[str]
+    #: also the version a writer must know
+    changed_at: Mapped[datetime] = _now()

@@ -1,32 +1,78 @@
 """Step 6: a provider's receipt is checked, stored raw, answered at once, and applied later in any order.
 
-The address a provider calls carries our signed reference of one delivery, so a forged receipt is refused
-without a look into the database, and a genuine one finds its row even if our own write never happened.
+Two ways lead in. An address of one delivery carries our signed reference, so a forged receipt is refused without
+a look into the database. A report about a whole account is proved by a token; each of its events names its
+delivery by the reference the message carried. Either finds its row even if our own write never happened.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TypeVar
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
-from notifier.errors import InputError, NotFoundError
-from notifier.models import Campaign, Delivery
-from notifier.providers.base import Event, Receipt, ReceiptParser
+from notifier import store
+from notifier.errors import InputError, NotFoundError, SealingError
+from notifier.providers.base import AccountReceiptParser, Event, Receipt, ReceiptParser
 from notifier.schedule import Rules, after_receipt
 from notifier.sealing import MasterKey
 from notifier.states import Channel, sources
 from notifier.states import Delivery as DeliveryState
 
+T = TypeVar("T")
+
 MAX_BODY_BYTES = 64 * 1024
 #: one message has a handful of events, also when they come together
 MAX_EVENTS = 50
+#: of a report about an account: Brevo sends up to 500 events at once (batched webhooks, read 2026-11-25)
+MAX_REPORT_BYTES = 1024 * 1024
+MAX_REPORT_EVENTS = 1000
 #: no receipt is older than this product, and clocks differ by minutes, not days
 _OLDEST = datetime(2020, 1, 1, tzinfo=UTC)
 _AHEAD = timedelta(days=1)
+
+
+class Left(StrEnum):
+    """Why an event of a report is not stored."""
+
+    #: it names its message by the provider's own id, or not at all
+    UNNAMED = "unnamed"
+    #: of other mail of the account, or of a delivery there is no longer
+    NOT_OURS = "not_ours"
+    #: a provider of one channel says nothing about another
+    OTHER_CHANNEL = "other_channel"
+    IMPOSSIBLE_TIME = "impossible_time"
+    #: its people have been erased
+    ERASED = "erased"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a report: events that were new, and those that were left, by the reason."""
+
+    new: int
+    left: Counter[Left]
+
+
+#: id, channel, campaign_id, doctor_id, data_key
+_Delivery = Row[tuple[int, str, int, int, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One receipt as it is to be stored."""
+
+    delivery: _Delivery
+    event: Receipt
+    #: the raw form, sealed
+    body: bytes | None
 
 
 def reference(master: MasterKey, delivery_id: int) -> str:
@@ -44,11 +90,10 @@ def webhook_reference(master: MasterKey, provider: str, delivery_id: int) -> str
 
 def delivery_id(master: MasterKey, provider: str, reference: str) -> int:
     """The delivery a webhook reference names. Raises NotFoundError if we did not make it for this provider."""
-    number, _, signature = reference.partition(".")
-    plain = number.isascii() and number.isdigit() and len(number) < 19
-    if plain and master.check(f"webhook:{provider}", number, signature):
-        return int(number)
-    raise NotFoundError("This address names no delivery of ours.")
+    number = _signed(master, f"webhook:{provider}", reference)
+    if number is None:
+        raise NotFoundError("This address names no delivery of ours.")
+    return number
 
 
 def accept(
@@ -60,47 +105,131 @@ def accept(
     large, not in the provider's form, or of an impossible time. The same event again is stored once.
     """
     number = delivery_id(master, parser.name, reference)
-    if len(body) > MAX_BODY_BYTES:
-        raise InputError(f"A receipt is at most {MAX_BODY_BYTES} bytes long.")
-    try:
-        events = parser.parse_receipts(reference, body)
-    except (ValueError, OverflowError, OSError) as error:
-        raise InputError(f"This is not a receipt in the form of {parser.name}.") from error
-    if len(events) > MAX_EVENTS:
-        raise InputError(f"At most {MAX_EVENTS} events can come at once.")
-    if any(not _OLDEST <= event.at <= now + _AHEAD for event in events):
+    events = _parsed(parser.name, lambda: parser.parse_receipts(reference, body), body, MAX_BODY_BYTES, MAX_EVENTS)
+    if not all(_is_possible(event.at, now) for event in events):
         raise InputError("An event lies in an impossible past or in the future.")
-    delivery = session.get(Delivery, number)
-    campaign = session.get(Campaign, delivery.campaign_id) if delivery else None
-    if delivery is None or campaign is None or delivery.channel != parser.channel:
+    delivery = _found(session, [number]).get(number)
+    if delivery is None or delivery.channel != parser.channel:
         raise NotFoundError("This address names no delivery of ours.")
-    sealed = master.open_data_key(campaign.data_key, campaign.id).seal(body, b"receipt.body")
+    sealed = master.open_data_key(delivery.data_key, delivery.campaign_id).seal(body, b"receipt.body")
+    # The request as it came is kept once, with its first event.
+    entries = [_Entry(delivery, event, None if place else sealed) for place, event in enumerate(events)]
+    return _store(session, parser.name, entries)
+
+
+def accept_report(
+    session: Session, master: MasterKey, parser: AccountReceiptParser, body: bytes, *, now: datetime
+) -> Taken:
+    """Stores what a provider reported about its account. That it came from the provider (`verify`) is the
+    caller's to prove: the reference of an event says only which delivery it is about.
+
+    Each event is kept alone, under its own campaign's key: those beside it are about other doctors' patients.
+    One that cannot be used stops none of the others. Raises InputError for a body that is too large or not in
+    the provider's form. The same event again is stored once.
+    """
+    events = _parsed(parser.name, lambda: parser.parse_events(body), body, MAX_REPORT_BYTES, MAX_REPORT_EVENTS)
+    numbers = {event.reference: _signed(master, "delivery", event.reference) for event, _ in events}
+    found = _found(session, {number for number in numbers.values() if number is not None})
+    entries: list[_Entry] = []
+    left: Counter[Left] = Counter()
+    for event, raw in events:
+        delivery = found.get(numbers[event.reference] or 0)
+        entry = _entry(master, parser.channel, delivery, event, raw, now)
+        if isinstance(entry, Left):
+            left[entry] += 1
+        else:
+            entries.append(entry)
+    return Taken(_store(session, parser.name, entries), left)
+
+
+def _entry(
+    master: MasterKey, channel: Channel, delivery: _Delivery | None, event: Receipt, raw: bytes, now: datetime
+) -> _Entry | Left:
+    if not event.reference:
+        return Left.UNNAMED
+    if delivery is None:
+        return Left.NOT_OURS
+    if delivery.channel != channel:
+        return Left.OTHER_CHANNEL
+    if not _is_possible(event.at, now):
+        return Left.IMPOSSIBLE_TIME
+    try:
+        key = master.open_data_key(delivery.data_key, delivery.campaign_id)
+    except SealingError:
+        # Its reference is genuine, so the master key is.
+        return Left.ERASED
+    return _Entry(delivery, event, key.seal(raw, b"receipt.body"))
+
+
+def _signed(master: MasterKey, purpose: str, reference: str) -> int | None:
+    """The number in "<id>.<signature>", if the signature is ours and made for this purpose."""
+    number, _, signature = reference.partition(".")
+    plain = number.isascii() and number.isdigit() and len(number) < 19
+    return int(number) if plain and master.check(purpose, number, signature) else None
+
+
+def _parsed(
+    provider: str, parse: Callable[[], Sequence[T]], body: bytes, most_bytes: int, most: int
+) -> Sequence[T]:
+    if len(body) > most_bytes:
+        raise InputError(f"A receipt is at most {most_bytes} bytes long.")
+    try:
+        events = parse()
+    except (ValueError, OverflowError, OSError) as error:
+        raise InputError(f"This is not a receipt in the form of {provider}.") from error
+    if len(events) > most:
+        raise InputError(f"At most {most} events can come at once.")
+    return events
+
+
+def _is_possible(at: datetime, now: datetime) -> bool:
+    return _OLDEST <= at <= now + _AHEAD
+
+
+def _found(session: Session, numbers: Collection[int]) -> dict[int, _Delivery]:
+    """The deliveries of these numbers that there are."""
+    rows = session.execute(
+        text(
+            """
+            SELECT d.id, d.channel, d.campaign_id, d.doctor_id, c.data_key
+            FROM delivery d JOIN campaign c ON c.id = d.campaign_id WHERE d.id = ANY(:ids)
+            """
+        ),
+        {"ids": list(numbers)},
+    )
+    return {row.id: row for row in rows}
+
+
+def _store(session: Session, provider: str, entries: Sequence[_Entry]) -> int:
+    """Writes those that are new, in one statement; returns how many."""
     answer = session.execute(
         text(
             """
             INSERT INTO receipt (delivery_id, campaign_id, doctor_id, provider, event, code, event_at,
                                  provider_message_id, body_sealed, dedup)
-            SELECT :delivery_id, :campaign_id, :doctor_id, :provider, e.event, e.code, e.at, e.message_id,
-                   -- the request as it came, kept once
-                   CASE WHEN e.place = 1 THEN CAST(:body AS bytea) END, e.dedup
-            FROM unnest(CAST(:events AS text[]), CAST(:codes AS text[]), CAST(:ats AS timestamptz[]),
-                        CAST(:message_ids AS text[]), CAST(:dedups AS bytea[]))
-                WITH ORDINALITY AS e (event, code, at, message_id, dedup, place)
+            SELECT e.delivery_id, e.campaign_id, e.doctor_id, :provider, e.event, e.code, e.at, e.message_id,
+                   e.body, e.dedup
+            FROM unnest(CAST(:deliveries AS bigint[]), CAST(:campaigns AS bigint[]), CAST(:doctors AS bigint[]),
+                        CAST(:events AS text[]), CAST(:codes AS text[]), CAST(:ats AS timestamptz[]),
+                        CAST(:message_ids AS text[]), CAST(:bodies AS bytea[]), CAST(:dedups AS bytea[]))
+                AS e (delivery_id, campaign_id, doctor_id, event, code, at, message_id, body, dedup)
+            -- one order for all: two requests with the same events never wait for each other
+            ORDER BY e.dedup
             ON CONFLICT (dedup) DO NOTHING
             RETURNING id
             """
         ),
         {
-            "delivery_id": delivery.id,
-            "campaign_id": delivery.campaign_id,
-            "doctor_id": delivery.doctor_id,
-            "provider": parser.name,
-            "body": sealed,
-            "events": [str(event.event) for event in events],
-            "codes": [event.code for event in events],
-            "ats": [event.at for event in events],
-            "message_ids": [event.provider_message_id for event in events],
-            "dedups": [_dedup(parser.name, number, event) for event in events],
+            "provider": provider,
+            "deliveries": [entry.delivery.id for entry in entries],
+            "campaigns": [entry.delivery.campaign_id for entry in entries],
+            "doctors": [entry.delivery.doctor_id for entry in entries],
+            "events": [str(entry.event.event) for entry in entries],
+            "codes": [entry.event.code for entry in entries],
+            "ats": [entry.event.at for entry in entries],
+            "message_ids": [entry.event.provider_message_id for entry in entries],
+            "bodies": [entry.body for entry in entries],
+            "dedups": [_dedup(provider, entry.delivery.id, entry.event) for entry in entries],
         },
     )
     return len(answer.all())
@@ -141,8 +270,7 @@ _EVENTS = text(
 
 _MOVE = text(
     """
-    UPDATE delivery SET state = :state, due_at = :due_at, receipt_at = :receipt_at, reason = :reason,
-        lease_owner = NULL, lease_until = NULL
+    UPDATE delivery SET state = :state, due_at = :due_at, receipt_at = :receipt_at, reason = :reason
     WHERE id = :id AND state = ANY(:sources)
     """
 )
@@ -165,6 +293,7 @@ def apply(session: Session, rules_of: Callable[[Channel], Rules], *, now: dateti
     last = {row.id: row.receipt_at for row in rows}
     static = {row.id: (Channel(row.channel), row.tries) for row in rows}
     effects: list[tuple[int, str]] = []
+    retried: list[int] = []
     for event in session.execute(_EVENTS, {"ids": [row.id for row in waiting]}):
         channel, tries = static[event.delivery_id]
         step = after_receipt(
@@ -193,7 +322,11 @@ def apply(session: Session, rules_of: Callable[[Channel], Rules], *, now: dateti
             if moved.rowcount:  # type: ignore[attr-defined]  # a CursorResult, as for every UPDATE
                 state[event.delivery_id], last[event.delivery_id] = step.state, event.event_at
                 effect = str(step.state)
+                if step.state is DeliveryState.PENDING:
+                    retried.append(event.delivery_id)
         effects.append((event.id, effect))
+    if retried:
+        store.doubt_informed(session, retried, now=now)
     _mark(session, effects, now)
     return len(effects)
 

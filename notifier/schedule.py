@@ -130,7 +130,7 @@ def after_receipt(
         return None
     if event is Event.HARD_FAILED:
         return Step(Delivery.FAILED, now)
-    if state in (Delivery.PENDING, Delivery.LEASED, Delivery.DELIVERED, Delivery.QUARANTINED):
+    if state in (Delivery.PENDING, Delivery.DELIVERED, Delivery.QUARANTINED):
         return None  # a new hand-over is on its way already, or there is nothing to repeat
     if tries >= rules.tries:
         return Step(Delivery.FAILED, now)

@@ -57,6 +57,8 @@ class Smtp(_Group):
     return_path: str | None = None
     #: messages per second over all workers
     rate_per_s: PositiveFloat = 200
+    #: … and for this sender alone, if that is less; 0: no limit of its own
+    sender_rate_per_s: Annotated[float, Field(ge=0)] = 0
 
 
 class BrevoSms(_Group):
@@ -71,6 +73,29 @@ class BrevoSms(_Group):
     timeout_s: PositiveFloat = 10
     #: 150 a second is Brevo's general limit for one account (read 2026-11-25)
     rate_per_s: PositiveFloat = 150
+    #: for this sender alone, if that is less; 0: no limit of its own
+    sender_rate_per_s: Annotated[float, Field(ge=0)] = 0
+
+
+class BrevoEmail(_Group):
+    """Brevo's transactional email API."""
+
+    base_url: str = "https://api.brevo.com/v3"
+    api_key: SecretStr | None = None
+    #: the mailbox in From: verified with Brevo, and read
+    sender: str = "notice@notifier.example.org"
+    #: requests in flight per worker process
+    concurrency: Positive = 50
+    #: for connecting, and again for the answer
+    timeout_s: PositiveFloat = 15
+    #: emails in one request: 1 is one request each, 1,000 the most Brevo takes (read 2026-11-25)
+    batch: Annotated[int, Field(gt=0, le=1000)] = 1
+    #: requests a second: 1,000 is Brevo's general limit, for batches 100 a minute (read 2026-11-25)
+    rate_per_s: PositiveFloat = 1000
+    #: for this sender alone, if that is less; 0: no limit of its own
+    sender_rate_per_s: Annotated[float, Field(ge=0)] = 0
+    #: what Brevo sends as bearer token with its reports; without it none is taken
+    webhook_token: Annotated[SecretStr, Field(min_length=16)] | None = None
 
 
 class Engine(_Group):
@@ -91,6 +116,21 @@ class Engine(_Group):
     sweeper_ms: Positive = 5000
     #: a delivery that ended its worker so often waits for a person
     max_crashes: Positive = 3
+    #: share of a campaign's emails that may fail because of the address before it is paused; 1 is never
+    bounce_limit: Annotated[float, Field(gt=0, le=1)] = 0.15
+    #: emails with a result before that share is judged
+    bounce_least: Positive = 100
+    #: calls per second for one campaign at each provider; 0: no limit
+    campaign_rate_per_s: Annotated[float, Field(ge=0)] = 0
+    #: a breaker judges the calls that ended in these seconds …
+    breaker_window_s: PositiveFloat = 20
+    #: … of which there must be so many in one process …
+    breaker_calls: Positive = 10
+    #: … and opens if this part of them ended through the provider's or receiver's fault
+    breaker_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    #: open for so long, doubling each time it fails again, up to the longest
+    breaker_first_s: PositiveFloat = 5
+    breaker_longest_s: PositiveFloat = 300
     #: threads (tickets at a time) of each worker process
     threads: Positive = 4
     #: a worker stops within this of SIGTERM, whatever is down
@@ -129,7 +169,10 @@ class Settings(BaseSettings):
     templates_dir: Path = ROOT / "templates"
     config_dir: Path = ROOT / "config"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    #: who carries email: the relay of [smtp], or [brevo_email]
+    email_provider: Literal["smtp", "brevo-email"] = "smtp"
     smtp: Smtp = Smtp()
+    brevo_email: BrevoEmail = BrevoEmail()
     brevo_sms: BrevoSms = BrevoSms()
     engine: Engine = Engine()
 

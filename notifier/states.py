@@ -49,10 +49,8 @@ class Campaign(StrEnum):
 class Delivery(StrEnum):
     """One notice to one contact over one channel."""
 
-    #: to be sent when `due_at` has come
+    #: to be sent when `due_at` has come; perhaps in a worker's hands under a lease, but no byte has gone out
     PENDING = "pending"
-    #: claimed by a worker under a lease; no byte has gone out
-    LEASED = "leased"
     #: an attempt is open: the provider may have it already
     SENDING = "sending"
     #: it may have been sent; settled at `due_at` by receipt or policy, never by a blind resend
@@ -115,20 +113,10 @@ MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
     Delivery: {
         Delivery.PENDING: frozenset(
             {
-                Delivery.LEASED,
-                Delivery.CANCELLED,
-                Delivery.QUARANTINED,
-                # receipts of an earlier try: it did arrive, or the number does not exist
-                Delivery.DELIVERED,
-                Delivery.FAILED,
-            }
-        ),
-        Delivery.LEASED: frozenset(
-            {
-                Delivery.PENDING,
                 Delivery.SENDING,
                 Delivery.CANCELLED,
                 Delivery.QUARANTINED,
+                # receipts of an earlier try: it did arrive, or the number does not exist
                 Delivery.DELIVERED,
                 Delivery.FAILED,
             }
@@ -149,7 +137,8 @@ MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
         Delivery.ACCEPTED: frozenset({Delivery.PENDING, Delivery.DELIVERED, Delivery.FAILED}),
         Delivery.DELIVERED: frozenset({Delivery.FAILED}),
         Delivery.FAILED: frozenset({Delivery.DELIVERED, Delivery.PENDING}),
-        Delivery.CANCELLED: frozenset({Delivery.DELIVERED, Delivery.FAILED}),
+        # a message that another made needless is needed after all when that one fails later
+        Delivery.CANCELLED: frozenset({Delivery.PENDING, Delivery.DELIVERED, Delivery.FAILED}),
         Delivery.QUARANTINED: frozenset({Delivery.PENDING, Delivery.FAILED, Delivery.DELIVERED}),
     },
     Outcome: {

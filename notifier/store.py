@@ -8,13 +8,14 @@ rows only, enforced by PostgreSQL; `staff()` sees all. The login role itself is 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, TextClause, create_engine, text
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session
@@ -25,6 +26,9 @@ from notifier.states import Campaign, Channel, Delivery, Outcome, sources
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+#: see `AsyncDatabase.hot`
+Hot = psycopg.AsyncConnection[tuple[Any, ...]]
 
 OLDEST_POSTGRESQL = 15
 _UTC = "-c timezone=UTC"
@@ -95,19 +99,35 @@ class Database:
 class AsyncDatabase:
     """The worker's connections: role `notifier_staff` for good, statements in autocommit or a transaction."""
 
-    def __init__(self, url: str, *, pool_size: int = 6) -> None:
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
         # Each connection starts as notifier_staff; an error at connect must not leave it with more rights.
         self.engine: AsyncEngine = create_async_engine(
             url,
             pool_size=pool_size,
-            max_overflow=pool_size,
+            # One beyond the pool would be opened and closed for each statement: waiting is cheaper.
+            max_overflow=0,
             pool_timeout=10,
             connect_args={
-                "options": f"-c role=notifier_staff {_UTC}",
+                # Each statement of a worker goes by keys. Tables that grow from nothing to millions within an hour
+                # would have the planner read them whole, by what it knew of them when they were small.
+                "options": f"-c role=notifier_staff {_UTC} -c jit=off -c enable_seqscan=off "
+                "-c enable_hashjoin=off -c enable_mergejoin=off",
                 "connect_timeout": 5,
                 "prepare_threshold": 2,
             },
         )
+
+    @asynccontextmanager
+    async def hot(self) -> AsyncIterator[Hot]:
+        """The driver's own connection, each statement a transaction of its own: one round trip, no detours."""
+        async with self.engine.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            raw: Hot = (await connection.get_raw_connection()).driver_connection  # type: ignore[assignment]  # Any
+            try:
+                yield raw
+            except psycopg.OperationalError:
+                await connection.invalidate()  # nobody else must get it from the pool
+                raise
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
@@ -218,84 +238,92 @@ def broken_journal_entries(session: Session) -> list[int]:
 _FREE = """
     NOT EXISTS (
         SELECT FROM hold
-        WHERE scope IN ('everything', 'channel:' || :channel, 'provider:' || :provider)
+        WHERE scope IN ('everything', 'channel:' || %(channel)s, 'provider:' || %(provider)s)
           AND (until IS NULL OR until > now())
     )
 """
 
 
-def _claim(crashed: str) -> TextClause:
-    return text(
-        f"""
-        WITH due AS (
-            SELECT d.id FROM delivery d
-            JOIN campaign c ON c.id = d.campaign_id
-            WHERE d.campaign_id = :campaign_id AND d.channel = :channel
-              AND d.state = '{Delivery.PENDING}' AND d.due_at <= now() AND {crashed}
-              AND c.state = '{Campaign.SENDING}' AND c.epoch = :epoch AND {_FREE}
-            ORDER BY d.due_at
-            LIMIT :rows FOR UPDATE OF d SKIP LOCKED
-        )
-        UPDATE delivery d
-        SET state = '{Delivery.LEASED}', lease_owner = :owner, fence = d.fence + 1,
-            lease_until = now() + make_interval(secs => :lease_s)
-        FROM due JOIN delivery d2 ON d2.id = due.id
-            JOIN contact ON contact.id = d2.contact_id
-            LEFT JOIN patient ON patient.id = d2.addressee_id
-        WHERE d.id = due.id
-        RETURNING d.id, d.fence, d.language, d.variant, d.tries, d.crashes, d.possibly_twice, d.first_tried_at,
-            contact.value_sealed, patient.identity_sealed
-        """
+#: Takes hints first come, first served, until there are rows enough; the rest of the last hint stays. A hint to be
+#: claimed alone comes with nothing else. What it names is looked up now: a row that is no longer due is left out.
+#: A lease says who has the rows and until when; they stay `pending` until the intent.
+_CLAIM = f"""
+    WITH seen AS (
+        SELECT id, ids, together, at FROM due
+        WHERE kind = 'send' AND campaign_id = %(campaign_id)s AND channel = %(channel)s AND at <= now()
+          AND EXISTS (
+            SELECT FROM campaign c
+            WHERE c.id = %(campaign_id)s AND c.state = '{Campaign.SENDING}' AND c.epoch = %(epoch)s
+          ) AND {_FREE} AND (together OR %(suspects)s)
+        ORDER BY together, at LIMIT %(hints)s FOR UPDATE SKIP LOCKED
+    ), counted AS (
+        SELECT id, ids, row_number() OVER w AS place, bool_and(together) OVER w AS together,
+               sum(cardinality(ids)) OVER w - cardinality(ids) AS before
+        FROM seen WINDOW w AS (ORDER BY together, at, id ROWS UNBOUNDED PRECEDING)
+    ), taken AS (
+        SELECT id, together, ids[:%(rows)s - before] AS ids, ids[%(rows)s - before + 1:] AS rest
+        FROM counted WHERE before < %(rows)s AND (place = 1 OR together)
+    ), gone AS (
+        DELETE FROM due USING taken WHERE due.id = taken.id AND cardinality(taken.rest) = 0
+    ), kept AS (
+        UPDATE due SET ids = taken.rest FROM taken WHERE due.id = taken.id AND cardinality(taken.rest) > 0
+    ), mine AS MATERIALIZED (
+        SELECT d.id, d.fence, d.language, d.variant, d.tries, d.first_tried_at, d.contact_id, d.addressee_id
+        -- once, although two hints may name it
+        FROM (SELECT DISTINCT unnest(ids) AS id FROM taken) named JOIN delivery d ON d.id = named.id
+        WHERE d.state = '{Delivery.PENDING}' AND d.due_at <= now()
+    ), lease AS (
+        INSERT INTO due (campaign_id, channel, kind, at, ids, fences, owner)
+        SELECT %(campaign_id)s, %(channel)s, 'lease', now() + make_interval(secs => %(lease_s)s),
+               array_agg(id), array_agg(fence), %(owner)s
+        FROM mine HAVING count(*) > 0
+        RETURNING id
     )
+    SELECT (SELECT id FROM lease), (SELECT count(*) FROM taken), (SELECT bool_and(together) FROM taken),
+           m.id, m.fence, m.language, m.variant, m.tries, m.first_tried_at,
+           contact.value_sealed, patient.identity_sealed
+    FROM mine m JOIN contact ON contact.id = m.contact_id LEFT JOIN patient ON patient.id = m.addressee_id
+"""
 
-
-#: Rows that were in the hands of a worker when it died are taken first, because they have waited longest, and in
-#: ever smaller company, so that the one that kills is found and its neighbours are not blamed: (statement, most
-#: rows) for two crashes and more, one crash, none. The first two are served by a small index of their own.
-_CLAIMS: tuple[tuple[TextClause, int | None], ...] = (
-    (_claim("d.crashes > 0 AND d.crashes >= 2"), 1),
-    (_claim("d.crashes > 0 AND d.crashes = 1"), 10),
-    (_claim("d.crashes = 0"), None),
-)
-
-_INTEND = text(
-    f"""
-    WITH wanted AS (
+#: Nothing is marked once the lease was swept away or the campaign, its channel or provider was stopped.
+_INTEND = f"""
+    WITH lease AS (
+        UPDATE due SET at = now() + make_interval(secs => %(lease_s)s)
+        WHERE id = %(lease)s AND kind = 'lease' AND EXISTS (
+            SELECT FROM campaign c
+            WHERE c.id = due.campaign_id AND c.state = '{Campaign.SENDING}' AND c.epoch = %(epoch)s
+        ) AND {_FREE}
+        RETURNING id
+    ), wanted AS (
         SELECT * FROM unnest(
-            CAST(:ids AS bigint[]), CAST(:fences AS int[]), CAST(:notices AS bigint[])
+            %(ids)s::bigint[], %(fences)s::int[], %(notices)s::bigint[]
         ) AS w (id, fence, notice_id)
+        WHERE EXISTS (SELECT FROM lease)
     ), moved AS (
         UPDATE delivery d
-        SET state = '{Delivery.SENDING}', tries = d.tries + 1,
-            first_tried_at = coalesce(d.first_tried_at, now()),
-            lease_until = now() + make_interval(secs => :lease_s)
-        FROM wanted w, campaign c
-        WHERE d.id = w.id AND d.fence = w.fence AND d.lease_owner = :owner
-          AND d.state = '{Delivery.LEASED}'
-          AND c.id = d.campaign_id AND c.state = '{Campaign.SENDING}' AND c.epoch = :epoch AND {_FREE}
+        SET state = '{Delivery.SENDING}', fence = d.fence + 1, tries = d.tries + 1,
+            first_tried_at = coalesce(d.first_tried_at, now())
+        FROM wanted w WHERE d.id = w.id AND d.fence = w.fence AND d.state = '{Delivery.PENDING}'
         RETURNING d.id, d.fence, d.doctor_id, w.notice_id
     )
     INSERT INTO attempt (delivery_id, doctor_id, fence, provider, notice_id)
-    SELECT id, doctor_id, fence, :provider, notice_id FROM moved
+    SELECT id, doctor_id, fence, %(provider)s, notice_id FROM moved
     RETURNING delivery_id
-    """
-)
+"""
 
 #: A result may find the row already marked unknown by the sweeper: knowledge beats ignorance, and the
 #: fence proves that nobody claimed the row in between. A receipt that came first has moved the row on:
 #: then only the attempt is closed.
-_CLOSE = text(
-    f"""
+_CLOSE = f"""
     WITH result AS (
         SELECT * FROM unnest(
-            CAST(:ids AS bigint[]), CAST(:fences AS int[]), CAST(:states AS text[]),
-            CAST(:due AS timestamptz[]), CAST(:uncounted AS int[]), CAST(:outcomes AS text[]),
-            CAST(:codes AS text[]), CAST(:message_ids AS text[]), CAST(:raws AS bytea[])
+            %(ids)s::bigint[], %(fences)s::int[], %(states)s::text[], %(due)s::timestamptz[], %(uncounted)s::int[],
+            %(outcomes)s::text[], %(codes)s::text[], %(message_ids)s::text[], %(raws)s::text[]
         ) AS r (id, fence, state, due_at, uncounted, outcome, code, message_id, raw)
     ), closed AS (
         UPDATE attempt a
         SET ended_at = now(), outcome = r.outcome, code = r.code,
-            provider_message_id = r.message_id, raw_sealed = r.raw
+            provider_message_id = r.message_id, raw_sealed = decode(r.raw, 'hex')
         FROM result r
         WHERE a.delivery_id = r.id AND a.fence = r.fence
           AND (a.ended_at IS NULL OR a.outcome = 'unknown')
@@ -304,77 +332,59 @@ _CLOSE = text(
     SET state = r.state, due_at = r.due_at, tries = greatest(d.tries - r.uncounted, 0),
         -- a worker that reports after its lease was slow, not dead
         crashes = CASE WHEN d.state = '{Delivery.UNKNOWN}' THEN greatest(d.crashes - 1, 0) ELSE d.crashes END,
-        reason = r.code, lease_owner = NULL, lease_until = NULL
+        reason = r.code
     FROM result r
     WHERE d.id = r.id AND d.fence = r.fence AND d.state IN ('{Delivery.SENDING}', '{Delivery.UNKNOWN}')
-    RETURNING d.id
-    """
-)
+"""
 
-_RELEASE = text(
-    f"""
+#: The fence grows, so that the lease no longer speaks of these rows.
+_RELEASE = f"""
+    UPDATE delivery d SET fence = d.fence + 1, due_at = coalesce(w.due_at, d.due_at)
+    FROM unnest(%(ids)s::bigint[], %(fences)s::int[], %(due)s::timestamptz[]) AS w (id, fence, due_at)
+    WHERE d.id = w.id AND d.fence = w.fence AND d.state = '{Delivery.PENDING}'
+"""
+
+_QUARANTINE = f"""
     UPDATE delivery d
-    SET state = '{Delivery.PENDING}', lease_owner = NULL, lease_until = NULL,
-        due_at = coalesce(CAST(:due_at AS timestamptz), d.due_at)
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:fences AS int[])) AS w (id, fence)
-    WHERE d.id = w.id AND d.fence = w.fence AND d.lease_owner = :owner AND d.state = '{Delivery.LEASED}'
-    """
-)
+    SET state = '{Delivery.QUARANTINED}', fence = d.fence + 1, due_at = now(), reason = %(reason)s
+    FROM unnest(%(ids)s::bigint[], %(fences)s::int[]) AS w (id, fence)
+    WHERE d.id = w.id AND d.fence = w.fence AND d.state = '{Delivery.PENDING}'
+"""
 
+_END_LEASE = "DELETE FROM due WHERE id = %(lease)s AND kind = 'lease'"
 
-_QUARANTINE = text(
-    f"""
-    UPDATE delivery d
-    SET state = '{Delivery.QUARANTINED}', lease_owner = NULL, lease_until = NULL, due_at = now(), reason = :reason
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:fences AS int[])) AS w (id, fence)
-    WHERE d.id = w.id AND d.fence = w.fence AND d.lease_owner = :owner AND d.state = '{Delivery.LEASED}'
-    """
-)
-
-#: A lease that ran out before any byte went out is simply due again. The count of crashes tells a row that
-#: kills its worker from one that was only nearby: see COMPANY.
-_EXPIRED_LEASED = text(
-    f"""
-    UPDATE delivery d
-    SET state = CASE WHEN d.crashes + 1 >= :max_crashes THEN '{Delivery.QUARANTINED}'
-                     ELSE '{Delivery.PENDING}' END,
-        crashes = d.crashes + 1, lease_owner = NULL, lease_until = NULL,
-        due_at = CASE WHEN d.crashes + 1 >= :max_crashes THEN now() ELSE d.due_at END,
-        reason = CASE WHEN d.crashes + 1 >= :max_crashes THEN 'worker_crashed' ELSE d.reason END
-    FROM (
-        SELECT id FROM delivery WHERE state = '{Delivery.LEASED}' AND lease_until < now()
-        LIMIT :limit FOR UPDATE SKIP LOCKED
-    ) expired
-    WHERE d.id = expired.id RETURNING d.id
-    """
-)
-
-#: A row whose worker vanished in mid-call may have been sent: it waits for a receipt or the quiet time.
-_EXPIRED_SENDING = text(
+#: What vanished workers held. A row still `pending` under the fence of its claim was never handed over: it is
+#: due again; the count of crashes tells a row that kills its worker from one that was only nearby. A row `sending`
+#: under the next fence may have been sent: it waits for a receipt or the quiet time.
+_EXPIRED = text(
     f"""
     WITH expired AS (
-        SELECT d.id, d.channel, d.fence FROM delivery d
-        WHERE d.state = '{Delivery.SENDING}' AND d.lease_until < now()
-        LIMIT :limit FOR UPDATE SKIP LOCKED
+        DELETE FROM due WHERE id IN (
+            SELECT id FROM due WHERE kind = 'lease' AND at < now() ORDER BY at LIMIT :leases FOR UPDATE SKIP LOCKED
+        ) RETURNING ids, fences
+    ), held AS (
+        SELECT h.id, h.fence FROM expired CROSS JOIN unnest(expired.ids, expired.fences) AS h (id, fence)
+    ), waiting AS (
+        UPDATE delivery d
+        SET state = CASE WHEN d.crashes + 1 >= :max_crashes THEN '{Delivery.QUARANTINED}'
+                         ELSE '{Delivery.PENDING}' END,
+            crashes = d.crashes + 1, fence = d.fence + 1,
+            due_at = CASE WHEN d.crashes + 1 >= :max_crashes THEN now() ELSE d.due_at END,
+            reason = CASE WHEN d.crashes + 1 >= :max_crashes THEN 'worker_crashed' ELSE d.reason END
+        FROM held h WHERE d.id = h.id AND d.fence = h.fence AND d.state = '{Delivery.PENDING}'
+        RETURNING d.id
+    ), uncertain AS (
+        UPDATE delivery d
+        SET state = '{Delivery.UNKNOWN}', crashes = d.crashes + 1, reason = 'worker_gone',
+            due_at = now() + make_interval(secs => (CAST(:quiet_s AS jsonb)->>d.channel)::float8)
+        FROM held h WHERE d.id = h.id AND d.fence = h.fence + 1 AND d.state = '{Delivery.SENDING}'
+        RETURNING d.id
     ), closed AS (
+        -- also where a receipt has moved the row on
         UPDATE attempt a SET ended_at = now(), outcome = 'unknown', code = 'worker_gone'
-        FROM expired e WHERE a.delivery_id = e.id AND a.fence = e.fence AND a.ended_at IS NULL
+        FROM held h WHERE a.delivery_id = h.id AND a.fence = h.fence + 1 AND a.ended_at IS NULL
     )
-    UPDATE delivery d
-    SET state = '{Delivery.UNKNOWN}', crashes = d.crashes + 1, reason = 'worker_gone',
-        lease_owner = NULL, lease_until = NULL,
-        due_at = now() + make_interval(secs => (CAST(:quiet_s AS jsonb)->>e.channel)::float8)
-    FROM expired e WHERE d.id = e.id RETURNING d.id
-    """
-)
-
-#: Attempts whose row was moved on by a receipt while the worker died.
-_LEFT_OPEN = text(
-    f"""
-    UPDATE attempt a SET ended_at = now(), outcome = 'unknown', code = 'worker_gone'
-    FROM delivery d
-    WHERE a.ended_at IS NULL AND a.started_at < now() - make_interval(secs => :older_s)
-      AND d.id = a.delivery_id AND (d.state <> '{Delivery.SENDING}' OR d.fence <> a.fence)
+    SELECT (SELECT count(*) FROM waiting) + (SELECT count(*) FROM uncertain)
     """
 )
 
@@ -388,11 +398,23 @@ _HOLD = text(
     """
 )
 
+_PACE = text(
+    """
+    INSERT INTO pace (at, process, provider, receiver, outcome, code, n)
+    SELECT date_bin('10 seconds', now(), 'epoch'), :process, :provider, receiver, outcome, code, n
+    FROM unnest(CAST(:receivers AS text[]), CAST(:outcomes AS text[]), CAST(:codes AS text[]), CAST(:ns AS int[]))
+        AS e (receiver, outcome, code, n)
+    ON CONFLICT (at, process, provider, receiver, outcome, code) DO UPDATE SET n = pace.n + excluded.n
+    """
+)
+
 _CONTROLS = text(
     """
     SELECT 'campaign' AS kind, id::text AS scope, state AS reason, epoch FROM campaign WHERE id = ANY(:campaigns)
     UNION ALL
     SELECT 'hold', scope, reason, 0 FROM hold WHERE until IS NULL OR until > now()
+    UNION ALL
+    SELECT 'clock', '', extract(epoch FROM clock_timestamp())::text, 0
     """
 )
 
@@ -405,11 +427,19 @@ class Claimed(NamedTuple):
     language: str
     variant: str
     tries: int
-    crashes: int
-    possibly_twice: bool
     first_tried_at: datetime | None
     value_sealed: bytes
     identity_sealed: bytes | None
+
+
+class Claim(NamedTuple):
+    """What one claim took: the lease, how many hints it came from, and the rows."""
+
+    lease: int
+    hints: int
+    #: False if the rows were in the hands of a worker that died
+    together: bool
+    rows: list[Claimed]
 
 
 class Result(NamedTuple):
@@ -428,7 +458,7 @@ class Result(NamedTuple):
 
 
 async def claim(
-    connection: AsyncConnection,
+    connection: Hot,
     *,
     campaign_id: int,
     epoch: int,
@@ -437,34 +467,41 @@ async def claim(
     owner: str,
     lease: timedelta,
     rows: int,
-) -> list[Claimed]:
-    """Takes up to `rows` due deliveries under a lease; the count tells what was free.
+    hints: int,
+    suspects: bool = True,
+) -> Claim | None:
+    """Takes up to `rows` due deliveries, named by up to `hints` hints, under a lease; None if nothing was free.
 
-    Those that were near a crash come first: they have waited longest, and are few.
+    A row that was near a crash comes in ever smaller company, so that the one that kills is found and its
+    neighbours are not blamed; without `suspects` it is left to others.
     """
-    for statement, company in _CLAIMS:
-        answer = await connection.execute(
-            statement,
-            {
-                "campaign_id": campaign_id,
-                "epoch": epoch,
-                "channel": channel,
-                "provider": provider,
-                "owner": owner,
-                "lease_s": lease.total_seconds(),
-                "rows": rows if company is None else min(company, rows),
-            },
-        )
-        if claimed := [Claimed(*row) for row in answer]:
-            return claimed
-    return []
+    answer = await connection.execute(
+        _CLAIM,
+        {
+            "campaign_id": campaign_id,
+            "epoch": epoch,
+            "channel": str(channel),
+            "provider": provider,
+            "owner": owner,
+            "lease_s": lease.total_seconds(),
+            "rows": rows,
+            "hints": hints,
+            "suspects": suspects,
+        },
+        binary=True,
+    )
+    found = await answer.fetchall()
+    if not found:
+        return None
+    lease_id, taken, together = found[0][:3]
+    return Claim(lease_id, taken, together, [Claimed(*row[3:]) for row in found])
 
 
 async def intend(
-    connection: AsyncConnection,
+    connection: Hot,
     rows: Sequence[tuple[int, int, int]],
     *,
-    owner: str,
+    lease_id: int,
     epoch: int,
     channel: Channel,
     provider: str,
@@ -472,76 +509,168 @@ async def intend(
 ) -> set[int]:
     """Marks (id, fence, notice id) as `sending` and opens their attempts; returns the ids that may go out.
 
-    A row is left out if the campaign, its channel, provider or everything was stopped meanwhile, or if the
-    lease was lost.
+    Their fence has grown by one. A row is left out if the campaign, its channel, provider or everything was
+    stopped meanwhile, or if the lease was lost.
     """
     answer = await connection.execute(
         _INTEND,
         {
-            "ids": [row[0] for row in rows],
-            "fences": [row[1] for row in rows],
-            "notices": [row[2] for row in rows],
-            "owner": owner,
+            "lease": lease_id,
+            "ids": _array(row[0] for row in rows),
+            "fences": _array(row[1] for row in rows),
+            "notices": _array(row[2] for row in rows),
             "epoch": epoch,
-            "channel": channel,
+            "channel": str(channel),
             "provider": provider,
             "lease_s": lease.total_seconds(),
         },
+        binary=True,
     )
-    return {row.delivery_id for row in answer}
+    return {row[0] for row in await answer.fetchall()}
 
 
-async def close(connection: AsyncConnection, results: Sequence[Result]) -> int:
+async def close(connection: Hot, results: Sequence[Result]) -> int:
     """Writes how attempts ended; returns how many rows moved (fewer when a receipt was faster)."""
-    columns = list(zip(*results, strict=True))
+    ids, fences, states, due, uncounted, outcomes, codes, message_ids, raws = zip(*results, strict=True)
     answer = await connection.execute(
         _CLOSE,
         {
-            "ids": list(columns[0]),
-            "fences": list(columns[1]),
-            "states": [str(state) for state in columns[2]],
-            "due": list(columns[3]),
-            "uncounted": list(columns[4]),
-            "outcomes": list(columns[5]),
-            "codes": list(columns[6]),
-            "message_ids": list(columns[7]),
-            "raws": list(columns[8]),
+            "ids": _array(ids),
+            "fences": _array(fences),
+            "states": _array(states),
+            "due": _array("NULL" if at is None else at.isoformat() for at in due),
+            "uncounted": _array(uncounted),
+            "outcomes": _array(outcomes),
+            "codes": _texts(codes),
+            "message_ids": _texts(message_ids),
+            "raws": _array("NULL" if raw is None else raw.hex() for raw in raws),
         },
     )
-    return len(answer.all())
+    return answer.rowcount
 
 
-async def release(
-    connection: AsyncConnection, rows: Sequence[tuple[int, int]], owner: str, due_at: datetime | None = None
-) -> None:
-    """Gives back claimed rows (id, fence) that were not sent, to be due at once or at `due_at`."""
+async def release(connection: Hot, rows: Sequence[tuple[int, int, datetime | None]]) -> None:
+    """Gives back claimed rows (id, fence, when due again; None: at once) that were not handed over."""
     await connection.execute(
         _RELEASE,
-        {"ids": [row[0] for row in rows], "fences": [row[1] for row in rows], "owner": owner, "due_at": due_at},
+        {
+            "ids": _array(row[0] for row in rows),
+            "fences": _array(row[1] for row in rows),
+            "due": _array("NULL" if row[2] is None else row[2].isoformat() for row in rows),
+        },
     )
 
 
-async def quarantine(
-    connection: AsyncConnection, rows: Sequence[tuple[int, int]], owner: str, reason: str
-) -> None:
+async def quarantine(connection: Hot, rows: Sequence[tuple[int, int]], reason: str) -> None:
     """Sets claimed rows (id, fence) aside for a person: they cannot be rendered."""
     await connection.execute(
         _QUARANTINE,
-        {"ids": [row[0] for row in rows], "fences": [row[1] for row in rows], "owner": owner, "reason": reason},
+        {"ids": _array(row[0] for row in rows), "fences": _array(row[1] for row in rows), "reason": reason},
     )
 
 
-def sweep(
-    session: Session, *, quiet: Mapping[Channel, timedelta], lease: timedelta, max_crashes: int, limit: int
-) -> int:
+async def end_lease(connection: Hot, lease_id: int) -> None:
+    """Forgets a lease whose rows were all handed over or given back."""
+    await connection.execute(_END_LEASE, {"lease": lease_id})
+
+
+def _array(plain: Iterable[int | str]) -> str:
+    """PostgreSQL's text form of an array of numbers or of our own words; the driver's takes ten times as long."""
+    return "{" + ",".join(map(str, plain)) + "}"
+
+
+def _texts(values: Iterable[str | None]) -> str:
+    """The same for any text, and None."""
+    return (
+        "{"
+        + ",".join(
+            "NULL" if value is None else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+            for value in values
+        )
+        + "}"
+    )
+
+
+def sweep(session: Session, *, quiet: Mapping[Channel, timedelta], max_crashes: int, leases: int) -> int:
     """Gives back what vanished workers held; returns how many rows moved. Small batches, safe to repeat."""
-    leased = session.execute(_EXPIRED_LEASED, {"limit": limit, "max_crashes": max_crashes})
     seconds = {str(channel): wait.total_seconds() for channel, wait in quiet.items()}
-    sending = session.execute(_EXPIRED_SENDING, {"limit": limit, "quiet_s": json.dumps(seconds)})
-    session.execute(_LEFT_OPEN, {"older_s": 2 * lease.total_seconds()})
+    moved: int = session.execute(
+        _EXPIRED, {"leases": leases, "max_crashes": max_crashes, "quiet_s": json.dumps(seconds)}
+    ).scalar_one()
     session.execute(text("DELETE FROM hold WHERE until < now() - interval '1 minute'"))
     session.execute(text("DELETE FROM heartbeat WHERE at < now() - interval '1 day'"))
-    return len(leased.all()) + len(sending.all())
+    session.execute(text("DELETE FROM pace WHERE at < now() - interval '1 day'"))
+    return moved
+
+
+#: What was appended since becomes one row again, and zeros vanish.
+_FOLD = text(
+    """
+    WITH old AS (
+        DELETE FROM tally WHERE id IN (SELECT id FROM tally ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED)
+        RETURNING campaign_id, channel, state, n
+    )
+    INSERT INTO tally (campaign_id, channel, state, n)
+    SELECT campaign_id, channel, state, sum(n) FROM old GROUP BY campaign_id, channel, state HAVING sum(n) <> 0
+    """
+)
+
+#: Deliveries of one campaign that want something, but that no hint names.
+_UNHINTED = text(
+    f"""
+    SELECT id FROM delivery
+    WHERE campaign_id = :campaign_id AND due_at IS NOT NULL AND state <> '{Delivery.SENDING}'
+    EXCEPT
+    SELECT unnest(ids) FROM due WHERE campaign_id = :campaign_id
+    """
+)
+
+
+#: Deliveries of one campaign that are `sending`, but in nobody's lease.
+_ORPHANS = text(
+    f"""
+    WITH orphan AS (
+        UPDATE delivery d SET state = '{Delivery.UNKNOWN}', reason = 'worker_gone',
+            due_at = now() + make_interval(secs => (CAST(:quiet_s AS jsonb)->>d.channel)::float8)
+        FROM attempt a
+        WHERE d.campaign_id = :campaign_id AND d.state = '{Delivery.SENDING}'
+          AND a.delivery_id = d.id AND a.fence = d.fence AND a.started_at < now() - make_interval(secs => :older_s)
+          AND d.id NOT IN (SELECT unnest(ids) FROM due WHERE campaign_id = :campaign_id AND kind = 'lease')
+        RETURNING d.id, d.fence
+    ), closed AS (
+        UPDATE attempt a SET ended_at = now(), outcome = 'unknown', code = 'worker_gone'
+        FROM orphan o WHERE a.delivery_id = o.id AND a.fence = o.fence AND a.ended_at IS NULL
+    )
+    SELECT count(*) FROM orphan
+    """
+)
+
+
+def fold_tally(session: Session, limit: int = 20_000) -> None:
+    """Keeps `tally` small; sums stay what they are."""
+    session.execute(_FOLD, {"limit": limit})
+
+
+def adopt(session: Session, campaign_id: int, *, quiet: Mapping[Channel, timedelta], older: timedelta) -> int:
+    """Marks as unknown what has been `sending` for longer than a lease and is in none; returns how many.
+
+    There should be none, as with `rehint`.
+    """
+    seconds = {str(channel): wait.total_seconds() for channel, wait in quiet.items()}
+    values = {"campaign_id": campaign_id, "older_s": older.total_seconds(), "quiet_s": json.dumps(seconds)}
+    found: int = session.execute(_ORPHANS, values).scalar_one()
+    return found
+
+
+def rehint(session: Session, campaign_id: int) -> int:
+    """Makes hints for deliveries that want something and have none; returns how many there were.
+
+    There should be none: hints are made with every change. This is the net beneath, for a day when one is lost.
+    """
+    missing = list(session.scalars(_UNHINTED, {"campaign_id": campaign_id}))
+    if missing:
+        session.execute(text("UPDATE delivery SET due_at = due_at WHERE id = ANY(:ids)"), {"ids": missing})
+    return len(missing)
 
 
 _DUE = text(
@@ -549,11 +678,12 @@ _DUE = text(
     SELECT c.id, c.epoch FROM campaign c
     WHERE c.state = '{Campaign.SENDING}'
       AND EXISTS (
-        SELECT FROM delivery d WHERE d.campaign_id = c.id AND d.channel = :channel
-          AND d.state = '{Delivery.PENDING}' AND d.due_at <= now()
+        SELECT FROM due
+        WHERE kind = 'send' AND due.campaign_id = c.id AND due.channel = :channel
+          AND due.together IN (true, false) AND due.at <= now()
       )
       AND NOT EXISTS (
-        SELECT FROM hold WHERE scope IN ('everything', 'channel:' || :channel)
+        SELECT FROM hold WHERE scope IN ('everything', 'channel:' || :channel, 'campaign:' || c.id)
           AND (until IS NULL OR until > now())
       )
     ORDER BY c.id
@@ -562,12 +692,13 @@ _DUE = text(
 
 #: Counts no further than asked, so that a campaign of 200,000 costs no more than one of 2,000.
 _DUE_COUNTS = text(
-    f"""
+    """
     SELECT c.id, (
-        SELECT count(*) FROM (
-            SELECT FROM delivery d WHERE d.campaign_id = c.id AND d.channel = :channel
-              AND d.state = '{Delivery.PENDING}' AND d.due_at <= now()
-            LIMIT :most
+        SELECT coalesce(sum(cardinality(few.ids)), 0) FROM (
+            SELECT ids FROM due
+            WHERE kind = 'send' AND due.campaign_id = c.id AND due.channel = :channel
+          AND due.together IN (true, false) AND due.at <= now()
+            LIMIT :hints
         ) few
     ) AS due
     FROM unnest(CAST(:campaigns AS bigint[])) AS c (id)
@@ -580,9 +711,9 @@ def due_campaigns(connection: Connection, channel: Channel) -> dict[int, int]:
     return {row.id: row.epoch for row in connection.execute(_DUE, {"channel": channel})}
 
 
-def due_counts(connection: Connection, channel: Channel, campaigns: Sequence[int], most: int) -> dict[int, int]:
-    """How many deliveries are due for each campaign, counted up to `most`."""
-    rows = connection.execute(_DUE_COUNTS, {"channel": channel, "campaigns": list(campaigns), "most": most})
+def due_counts(connection: Connection, channel: Channel, campaigns: Sequence[int], hints: int) -> dict[int, int]:
+    """How many deliveries the first `hints` hints of each campaign name."""
+    rows = connection.execute(_DUE_COUNTS, {"channel": channel, "campaigns": list(campaigns), "hints": hints})
     return {row.id: row.due for row in rows}
 
 
@@ -606,11 +737,26 @@ async def beat(connection: AsyncConnection, process: str) -> None:
     await connection.execute(BEAT, {"process": process})
 
 
-async def hold_provider(
-    connection: AsyncConnection, provider: str, *, reason: str, until: datetime, by: str
+async def hold(connection: AsyncConnection, scope: str, *, reason: str, until: datetime, by: str) -> None:
+    """Stops a scope for everybody until then; a longer hold, or one set by a person, stays."""
+    await connection.execute(_HOLD, {"scope": scope, "reason": reason, "until": until, "by": by})
+
+
+async def note_pace(
+    connection: AsyncConnection, process: str, provider: str, ended: Mapping[tuple[str, str, str], int]
 ) -> None:
-    """Stops a provider for everybody until then; a longer hold, or one set by a person, stays."""
-    await connection.execute(_HOLD, {"scope": f"provider:{provider}", "reason": reason, "until": until, "by": by})
+    """Adds how hand-overs ended, by (receiver, outcome, code), to this slot of ten seconds."""
+    await connection.execute(
+        _PACE,
+        {
+            "process": process,
+            "provider": provider,
+            "receivers": [key[0] for key in ended],
+            "outcomes": [str(key[1]) for key in ended],
+            "codes": [key[2] for key in ended],
+            "ns": list(ended.values()),
+        },
+    )
 
 
 async def pause_unfit(connection: AsyncConnection, campaign_id: int, reason: str) -> None:
@@ -634,6 +780,8 @@ class Controls(NamedTuple):
 
     epochs: dict[int, int]
     holds: frozenset[str]
+    #: the database's clock when it answered: seconds since 1970
+    at: float
 
     def allow(self, campaign_id: int, epoch: int, channel: str, provider: str) -> bool:
         """Whether a call for this campaign may start."""
@@ -647,7 +795,34 @@ async def controls(connection: AsyncConnection, campaigns: Sequence[int]) -> Con
     return Controls(
         {int(row.scope): row.epoch for row in rows if row.kind == "campaign" and row.reason == Campaign.SENDING},
         frozenset(row.scope for row in rows if row.kind == "hold"),
+        next(float(row.reason) for row in rows if row.kind == "clock"),
     )
+
+
+#: Told are those to whom a message was delivered, or counts as such by silence.
+_DOUBT_INFORMED = text(
+    f"""
+    UPDATE patient p SET outcome = '{Outcome.ON_THE_WAY}', outcome_reason = NULL, outcome_at = :now
+    FROM delivery_patient dp
+    WHERE dp.delivery_id = ANY(:ids) AND p.id = dp.patient_id AND p.outcome = '{Outcome.INFORMED}'
+      AND p.outcome = ANY(:sources)
+      AND NOT EXISTS (
+        SELECT FROM delivery_patient dp2 JOIN delivery d2 ON d2.id = dp2.delivery_id
+        WHERE dp2.patient_id = p.id AND (
+            d2.state = '{Delivery.DELIVERED}' OR (d2.state = '{Delivery.ACCEPTED}' AND d2.due_at IS NULL)
+        )
+      )
+    """
+)
+
+
+def doubt_informed(session: Session, deliveries: Sequence[int], *, now: datetime) -> None:
+    """People counted as told by these deliveries, which have failed since, are on the way again.
+
+    Unless another message told them. A completed campaign of theirs is reopened by the next settling.
+    """
+    values = {"ids": list(deliveries), "now": now, "sources": sources(Outcome.ON_THE_WAY)}
+    session.execute(_DOUBT_INFORMED, values)
 
 
 # --- counting ------------------------------------------------------------------------------------------
@@ -674,14 +849,14 @@ def delivery_counts(session: Session, campaign_id: int) -> dict[str, dict[str, i
     """Deliveries of a campaign by channel and state, every state named, also those with none."""
     rows = session.execute(
         text(
-            "SELECT channel, state, count(*) AS n FROM delivery "
+            "SELECT channel, state, sum(n) AS n FROM tally "
             "WHERE campaign_id = :campaign_id GROUP BY channel, state"
         ),
         {"campaign_id": campaign_id},
     )
     counts = {str(channel): {str(state): 0 for state in Delivery} for channel in Channel}
     for row in rows:
-        counts[row.channel][row.state] = row.n
+        counts[row.channel][row.state] = int(row.n)
     return counts
 
 

@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from notifier import acts, controlling, settings
+from notifier import acts, controlling, settings, testsends
 from notifier.models import Campaign
 from notifier.settings import Settings
 from notifier.store import Database
@@ -78,3 +78,21 @@ def start_campaign(database: Database, current: Settings, lines: list[str], numb
     with database.staff() as session:
         acts.start(session, campaign_id, actor="cli:test", now=datetime.now(UTC))
         return session.get_one(Campaign, campaign_id)
+
+
+def ask_test(
+    database: Database, current: Settings, campaign_id: int, to: str = "me@example.org", **changes: object
+) -> int:
+    """A test send that waits; its number."""
+    with database.staff() as session:
+        draft = acts.draft(session, current, campaign_id)
+        first = draft.composed.notices[0]
+        values = {
+            "channel": None,
+            "notice_hash": draft.hash,
+            "region": "FR",
+            "actor": "cli:test",
+            "now": datetime.now(UTC),
+        }
+        texts = draft.preview(testsends.MADE_UP_NAME, first.language, first.variant)
+        return testsends.ask(session, current.master, draft.campaign, texts, to=to, **(values | changes)).id

@@ -20,6 +20,8 @@ from notifier.startup import client
 
 NAMESPACE = "notifier"
 EMAIL, SMS = "email", "sms"
+#: test sends, which wait for no campaign: a process of its own does them
+CONTROL = "control"
 #: backstop only: a ticket stops starting calls at two thirds of its lease
 TIME_LIMIT_MS = 120_000
 

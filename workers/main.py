@@ -1,12 +1,14 @@
-"""One process of the engine: `python -m workers.main worker|feeder|sweeper`.
+"""One process of the engine: `python -m workers.main worker|control|feeder|sweeper`.
 
-A worker ends within its deadline after SIGTERM whatever is down, and ends itself when its loop or a
-consumer is stuck; a supervisor starts it anew, and leases bring its rows back.
+A worker, or the control process that does test sends, ends within its deadline after SIGTERM whatever is
+down, and ends itself when its loop or a consumer is stuck; a supervisor starts it anew, and leases bring its
+rows back.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import signal
 import sys
@@ -22,6 +24,7 @@ from notifier.errors import NotifierError, SettingsError
 from notifier.settings import Settings
 from notifier.states import Channel
 from workers import broker as brokers
+from workers.control import AT_A_TIME, Control
 from workers.feeder import Feeder
 from workers.resources import Resources
 from workers.sweeper import Sweeper
@@ -37,17 +40,40 @@ POLL_MS = 200
 
 def run_worker(settings: Settings, channels: tuple[Channel, ...], stop: threading.Event) -> None:
     """Does tickets of the channels until `stop` is set, then lets go of everything."""
+    _quick_loop()
     resources = Resources(settings, channels)
     broker = brokers.make(settings.redis_url or "", [resources])
     Tasks(broker, resources)
-    worker = dramatiq.Worker(
-        broker,
-        queues={str(channel) for channel in channels},
-        worker_threads=settings.engine.threads,
-        worker_timeout=POLL_MS,
-    )
+    queues = {str(channel) for channel in channels}
+    threads = settings.engine.threads
+    worker = dramatiq.Worker(broker, queues=queues, worker_threads=threads, worker_timeout=POLL_MS)
+    _run(settings, worker, resources, stop)
+
+
+def run_control(settings: Settings, stop: threading.Event) -> None:
+    """Does test sends until `stop` is set. Nothing else ever waits before them."""
+    control = Control(settings)
+    broker = brokers.make(settings.redis_url or "", [control])
+    Tasks(broker, control=control)
+    threads = 2 * AT_A_TIME * len(Channel)
+    worker = dramatiq.Worker(broker, queues={brokers.CONTROL}, worker_threads=threads, worker_timeout=POLL_MS)
+    _run(settings, worker, control, stop)
+
+
+def _quick_loop() -> None:
+    """dramatiq makes the loop by the policy; uvloop's needs a third less for each message."""
+    try:
+        import uvloop
+    except ImportError:  # a platform without it
+        return
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+def _run(
+    settings: Settings, worker: dramatiq.Worker, resources: Resources | Control, stop: threading.Event
+) -> None:
     worker.start()
-    log.info("worker_started", owner=resources.owner, channels=[str(channel) for channel in channels])
+    log.info("worker_started", owner=resources.owner, queues=sorted(worker.consumers))
     watch = threading.Thread(target=_watch, args=(worker, settings.engine.watchdog_s, stop), daemon=True)
     watch.start()
     stop.wait()
@@ -93,7 +119,7 @@ def _leave(event: str, status: int) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line, checks the servers, runs until SIGTERM or SIGINT; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m workers.main")
-    parser.add_argument("role", choices=["worker", "feeder", "sweeper"])
+    parser.add_argument("role", choices=["worker", "control", "feeder", "sweeper"])
     parser.add_argument("--channel", action="append", choices=[str(channel) for channel in Channel])
     options = parser.parse_args(arguments)
     stop = threading.Event()
@@ -116,6 +142,8 @@ def main(arguments: list[str] | None = None) -> int:
         match options.role:
             case "worker":
                 run_worker(current, channels, stop)
+            case "control":
+                run_control(current, stop)
             case "feeder":
                 Feeder(current).run(stop)
             case "sweeper":

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import uuid
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,16 +16,20 @@ import structlog
 from dramatiq.asyncio import get_event_loop_thread
 from dramatiq.middleware import Middleware
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from notifier import profiles, receipts, schedule, store
+from notifier import profiles, receipts, receivers, schedule, store
 from notifier.providers.base import Provider
+from notifier.providers.brevo_email import BrevoEmailProvider
 from notifier.providers.brevo_sms import BrevoSmsProvider
 from notifier.providers.smtp import SmtpProvider
+from notifier.receivers import Receivers
 from notifier.sending import Gate, Sender, Writer
-from notifier.settings import Settings
+from notifier.settings import BrevoEmail, BrevoSms, Settings, Smtp
 from notifier.states import Channel
 from notifier.store import AsyncDatabase
-from workers.limits import Breaker, RedisGovernor
+from workers.breaker import Rules
+from workers.limits import Limits, Rates
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -47,11 +52,37 @@ def make_provider(settings: Settings, channel: Channel) -> Provider:
     """The provider that carries a channel."""
     match channel:
         case Channel.EMAIL:
+            if settings.email_provider == BrevoEmailProvider.name:
+                return BrevoEmailProvider(settings.brevo_email)
             return SmtpProvider(settings.smtp, settings.time_scale)
         case Channel.SMS:
             return BrevoSmsProvider(
                 settings.brevo_sms, lambda reference: webhook_url(settings, BrevoSmsProvider.name, reference)
             )
+
+
+def make_limits(settings: Settings, provider: Provider, database: AsyncDatabase, known: Receivers) -> Limits:
+    """Rate limits and breakers of a provider's account."""
+    accounts: dict[str, Smtp | BrevoEmail | BrevoSms] = {
+        "smtp": settings.smtp,
+        "brevo-email": settings.brevo_email,
+        "brevo-sms": settings.brevo_sms,
+    }
+    own = accounts[provider.name]
+    return Limits(
+        settings.redis_url or "",
+        provider.name,
+        Rates(
+            provider=own.rate_per_s,
+            sender=own.sender_rate_per_s,
+            sender_name=own.sender,
+            campaign=settings.engine.campaign_rate_per_s,
+            receivers=known.rates if provider.channel is Channel.EMAIL else {},
+        ),
+        share=1 / ASSUMED_PROCESSES,
+        rules=Rules.of(settings.engine, settings.time_scale),
+        database=database,
+    )
 
 
 class Resources(Middleware):
@@ -64,7 +95,7 @@ class Resources(Middleware):
         self._tasks: list[asyncio.Task[None]] = []
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.senders: dict[Channel, Sender] = {}
-        self.governors: list[RedisGovernor] = []
+        self.limits: list[Limits] = []
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         on_loop(self._open)
@@ -88,20 +119,12 @@ class Resources(Middleware):
         self._database = AsyncDatabase(settings.sqlalchemy_url)
         gate = Gate(self._database, timedelta(milliseconds=settings.engine.control_ms))
         writer = Writer(self._database, settings.engine)
-        rates = {Channel.EMAIL: settings.smtp.rate_per_s, Channel.SMS: settings.brevo_sms.rate_per_s}
+        known = receivers.load(settings.config_dir)
         for channel in self._channels:
             provider = make_provider(settings, channel)
             await provider.open()
-            governor = RedisGovernor(
-                settings.redis_url or "",
-                provider.name,
-                rates[channel],
-                share=1 / ASSUMED_PROCESSES,
-                breaker=Breaker(
-                    first_s=max(5 / settings.time_scale, 0.5), longest_s=max(300 / settings.time_scale, 1)
-                ),
-            )
-            self.governors.append(governor)
+            limits = make_limits(settings, provider, self._database, known)
+            self.limits.append(limits)
             self.senders[channel] = Sender(
                 database=self._database,
                 master=settings.master,
@@ -110,13 +133,15 @@ class Resources(Middleware):
                 engine=settings.engine,
                 gate=gate,
                 writer=writer,
-                governor=governor,
+                governor=limits,
                 owner=self.owner,
                 reference=lambda number: receipts.reference(settings.master, number),
                 default_language=profile.languages[0],
+                receiver_of=known.of_address if channel is Channel.EMAIL else lambda _: "",
             )
         lanes = [sender.run() for sender in self.senders.values()]
-        runs = (gate.run(), writer.run(), self._beat(self._database), *lanes)
+        watching = [limits.run() for limits in self.limits]
+        runs = (gate.run(), writer.run(), self._beat(self._database), *lanes, *watching)
         self._tasks = [asyncio.create_task(run) for run in runs]
 
     async def _beat(self, database: AsyncDatabase) -> None:
@@ -124,9 +149,16 @@ class Resources(Middleware):
             try:
                 async with database.begin() as connection:
                     await store.beat(connection, f"worker:{self.owner}")
+                    for sender in self.senders.values():
+                        await self._note_pace(connection, sender)
             except (SQLAlchemyError, OSError, TimeoutError) as error:
                 log.warning("heartbeat_unwritten", error=type(error).__name__)
             await asyncio.sleep(HEARTBEAT_S)
+
+    async def _note_pace(self, connection: AsyncConnection, sender: Sender) -> None:
+        ended, sender.ended = sender.ended, Counter()
+        if ended:
+            await store.note_pace(connection, self.owner, sender.provider.name, ended)
 
     async def _close(self) -> None:
         for task in self._tasks:
@@ -134,8 +166,8 @@ class Resources(Middleware):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for sender in self.senders.values():
             await sender.provider.close()
-        for governor in self.governors:
-            await governor.close()
+        for limits in self.limits:
+            await limits.close()
         if self._database is not None:
             await self._database.dispose()
 

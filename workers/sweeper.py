@@ -9,16 +9,22 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from notifier import fallback, profiles, receipts, schedule, store
+from notifier import controlling, fallback, profiles, receipts, schedule, store
 from notifier.settings import Settings
 from notifier.states import Channel
 from workers.resources import PROFILE
 
 log = structlog.get_logger()
 BATCH = 1000
+#: expired leases settled in one round: each holds some hundred deliveries
+LEASES = 20
+
+
+_NEXT_CAMPAIGN = text("SELECT min(id) FROM campaign WHERE started_at IS NOT NULL AND id > :after")
 
 
 class Sweeper:
@@ -29,6 +35,7 @@ class Sweeper:
         self._profile = profiles.load(PROFILE, settings.config_dir)
         self._rules = {channel: schedule.rules(self._profile, channel, settings.time_scale) for channel in Channel}
         self._database = store.Database(settings.sqlalchemy_url, pool_size=2)
+        self._audited = 0
 
     def run(self, stop: threading.Event) -> None:
         """Sweeps at the set interval, at once again while there is a backlog."""
@@ -43,7 +50,7 @@ class Sweeper:
         their work.
         """
         sizes = []
-        for part in (self._return_leases, self._apply_receipts, self._settle):
+        for part in (self._return_leases, self._apply_receipts, self._settle, self._pause_bouncing, self._audit):
             try:
                 with self._database.staff() as session:
                     sizes.append(part(session))
@@ -51,15 +58,28 @@ class Sweeper:
                 log.warning("sweeper_waits", part=part.__name__.strip("_"), error=type(error).__name__)
         return max(sizes, default=0)
 
+    def _audit(self, session: Session) -> int:
+        """One campaign a round: whether a hint or a lease was lost. None ever should be, so it is told loudly."""
+        self._audited = session.scalar(_NEXT_CAMPAIGN, {"after": self._audited}) or 0
+        if not self._audited:
+            return 0
+        quiet = {channel: rules.unknown_quiet for channel, rules in self._rules.items()}
+        older = timedelta(seconds=2 * self._settings.engine.lease_s)
+        if orphans := store.adopt(session, self._audited, quiet=quiet, older=older):
+            log.error("leases_were_missing", campaign=self._audited, deliveries=orphans)
+        if missing := store.rehint(session, self._audited):
+            log.error("hints_were_missing", campaign=self._audited, deliveries=missing)
+        return 0
+
     def _return_leases(self, session: Session) -> int:
         session.execute(store.BEAT, {"process": "sweeper"})
         returned = store.sweep(
             session,
             quiet={channel: rules.unknown_quiet for channel, rules in self._rules.items()},
-            lease=timedelta(seconds=self._settings.engine.lease_s),
             max_crashes=self._settings.engine.max_crashes,
-            limit=BATCH,
+            leases=LEASES,
         )
+        store.fold_tally(session)
         if returned:
             log.warning("leases_returned", rows=returned)
         return returned
@@ -71,4 +91,12 @@ class Sweeper:
         settled = fallback.settle(session, self._profile, now=datetime.now(UTC), limit=BATCH)
         if settled.deliveries:
             log.info("settled", **settled.counts())
-        return settled.deliveries
+        # A hint names up to 500: another round may find more.
+        return BATCH if settled.looked_at > BATCH // 2 else settled.looked_at
+
+    def _pause_bouncing(self, session: Session) -> int:
+        engine = self._settings.engine
+        paused = controlling.pause_bouncing(session, limit=engine.bounce_limit, least=engine.bounce_least)
+        if paused:
+            log.warning("campaigns_paused", reason="bounces", campaigns=paused)
+        return 0

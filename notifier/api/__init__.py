@@ -17,7 +17,8 @@ from notifier.api import campaigns, controls, deliveries, health, incidents, lis
 from notifier.api.auth import Context
 from notifier.api.headers import Around, BodyLimit
 from notifier.api.protocol import Wire
-from notifier.providers.brevo_sms import BrevoSmsProvider
+from notifier.providers.brevo_email import BrevoEmailReceipts
+from notifier.providers.brevo_sms import BrevoSmsReceipts
 from notifier.settings import Settings
 from notifier.store import Database
 
@@ -71,8 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
-    parser = BrevoSmsProvider(settings.brevo_sms, _no_webhook)
-    app.state.context = Context(settings, database, {parser.name: parser})
+    by_delivery, by_account = BrevoSmsReceipts(), BrevoEmailReceipts(settings.brevo_email)
+    app.state.context = Context(settings, database, {by_delivery.name: by_delivery}, {by_account.name: by_account})
     app.state.metrics = health.Metrics(database)
     for router in (
         incidents.incidents,
@@ -108,7 +109,3 @@ def _renamed(document: dict[str, Any]) -> dict[str, Any]:
 
 def _operation_id(route: APIRoute) -> str:
     return route.name
-
-
-def _no_webhook(reference: str) -> str:
-    raise NotImplementedError("the API only reads receipts, it sends nothing")

@@ -334,7 +334,8 @@ class PatientStatus(Patient):
 class Attempt(Said):
     """One hand-over to a provider."""
 
-    id: int
+    fence: int
+    """Grows with every hand-over of a delivery."""
     provider: str
     started_at: Instant
     ended_at: Instant | None

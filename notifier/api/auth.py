@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from notifier import store
 from notifier.errors import ForbiddenError, InputError, NotFoundError
 from notifier.models import ApiKey, Doctor
-from notifier.providers.base import ReceiptParser
+from notifier.providers.base import AccountReceiptParser, ReceiptParser
 from notifier.sealing import hash_secret
 from notifier.settings import Settings
 from notifier.store import Database
@@ -67,7 +67,10 @@ class Context:
 
     settings: Settings
     database: Database
+    #: providers that report to an address of each delivery
     parsers: Mapping[str, ReceiptParser]
+    #: … and to one of the whole account
+    account_parsers: Mapping[str, AccountReceiptParser]
 
 
 async def context(request: Request) -> Context:

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import Field
+from pydantic import Field, StringConstraints
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from notifier import acts, controlling, store
+from notifier import acts, controlling, store, testsends
 from notifier.api import answers
 from notifier.api.answers import UNCHANGED, Id, PathId, single
 from notifier.api.auth import Known, operations
@@ -21,7 +21,7 @@ from notifier.errors import NotFoundError
 from notifier.models import Campaign, ListFile
 from notifier.notices import MAX_NAME
 from notifier.states import Campaign as State
-from notifier.states import Variant
+from notifier.states import Channel, Variant
 
 router = APIRouter(prefix="/api/v1/campaigns", tags=["Campaigns"], responses=documented(401, 422, 503))
 
@@ -129,6 +129,78 @@ def preview_notice(
         }
     )
     return single(request, shown)
+
+
+class NewTest(answers.Heard):
+    """Where to send the notice as it stands: an address of your own."""
+
+    to: Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, max_length=320)]
+    """An email address or a mobile number."""
+    channel: Channel | None = None
+    """By default what the address is."""
+    language: Annotated[str, StringConstraints(pattern="^[a-z]{2}$")] | None = None
+    """By default the first the patients need."""
+    variant: Variant | None = None
+
+
+class Test(answers.Said):
+    """One test send. Where it went is sealed and told to nobody."""
+
+    id: int
+    campaign: int = Field(validation_alias="campaign_id")
+    channel: Channel
+    language: str
+    variant: Variant
+    state: testsends.State
+    code: str | None
+    """How it ended; "on_hold:…": not sent, because that is on hold."""
+    hash: Annotated[answers.Hex, Field(validation_alias="notice_hash")]
+    """The notice that was sent: what would be approved."""
+    asked_at: answers.Instant
+    ended_at: answers.Instant | None
+
+
+@router.post(
+    "/{campaign_id}/tests",
+    summary="Send yourself a test",
+    status_code=202,
+    response_model=Test,
+    responses=documented(400, 404, 409, 413, 415),
+)
+def send_test(campaign_id: PathId, new: NewTest, act: Act) -> Response:
+    """Queues one message with the notice as it stands, marked as a test; its own address says how it ended."""
+    settings = act.caller.context.settings
+
+    def ask(session: Session) -> Test:
+        draft = acts.draft(session, settings, campaign_id)
+        first = draft.composed.notices[0]
+        made = testsends.ask(
+            session,
+            settings.master,
+            draft.campaign,
+            draft.preview(testsends.MADE_UP_NAME, new.language or first.language, new.variant or first.variant),
+            to=new.to,
+            channel=new.channel,
+            notice_hash=draft.hash,
+            region=settings.default_region,
+            actor=act.caller.actor,
+            now=datetime.now(UTC),
+        )
+        return Test.model_validate(made)
+
+    return act.once(202, ask, location=f"/api/v1/campaigns/{campaign_id}/tests/{{id}}")
+
+
+@router.get(
+    "/{campaign_id}/tests/{test_id}",
+    summary="Look at a test",
+    response_model=Test,
+    responses=documented(404) | UNCHANGED,
+)
+def get_test(campaign_id: PathId, test_id: PathId, known: Known, request: Request) -> Response:
+    """Queued, sending, then accepted, refused or unknown; none is ever repeated by itself."""
+    with known.transaction() as session:
+        return single(request, Test.model_validate(testsends.find(session, campaign_id, test_id)))
 
 
 @router.post(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Self
 
-from fastapi import APIRouter, Query, Request, Response
-from sqlalchemy import select
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import Field, model_validator
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
+from notifier import controlling
 from notifier.api import answers
-from notifier.api.answers import UNCHANGED, Id, PathId, single
-from notifier.api.auth import Known
+from notifier.api.answers import UNCHANGED, BodyId, Id, PathId, Words, single
+from notifier.api.auth import Known, Operations, operations
+from notifier.api.idempotency import Act, Acting
 from notifier.api.lists import OwnCampaign
 from notifier.api.pages import Page, Paging, page
 from notifier.api.problems import documented
+from notifier.controlling import Again, Chosen
 from notifier.errors import NotFoundError
-from notifier.models import Attempt, Campaign, Delivery, DeliveryPatient, Patient, Receipt
+from notifier.models import Attempt, Campaign, Delivery, DeliveryPatient, Patient, Receipt, Tally
 from notifier.states import Channel, Outcome
 from notifier.states import Delivery as DeliveryState
 
@@ -90,6 +97,160 @@ def list_deliveries(known: Known, asked: Annotated[DeliveryQuery, Query()]) -> P
         return page(session, statement, Delivery.id, asked, "deliveries", answers.DeliveryLine.model_validate)
 
 
+# --- sending again; these paths stand before that of one delivery -----------------------------------------
+
+
+class ChosenDeliveries(answers.Heard):
+    """Some deliveries by their numbers, or all of one campaign."""
+
+    deliveries: Annotated[list[BodyId], Field(min_length=1, max_length=1000)] | None = None
+    campaign: BodyId | None = None
+    """Instead of numbers."""
+    reason: Words
+    """Kept in the journal."""
+    dry_run: bool = False
+    """Only say what would be done."""
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.deliveries is None) == (self.campaign is None):
+            raise ValueError("either deliveries or a campaign is needed")
+        return self
+
+
+class Release(ChosenDeliveries):
+    """What was set aside and is to be sent again."""
+
+    even_told: bool = False
+    """Also to those whom another message told, or is about to tell."""
+
+
+class Replay(Release):
+    """What has failed and is to be sent again."""
+
+    state: Annotated[DeliveryState, Field(examples=["failed"])] = DeliveryState.FAILED
+    """Of a campaign: failed, or unknown if it may go out twice."""
+    code: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """Of a campaign: only those that ended with this code."""
+    possibly_twice: bool = False
+    """Also what may have arrived; it is then marked so."""
+
+
+class ActedOn(answers.Said):
+    """What was done with the chosen deliveries, or would be."""
+
+    dry_run: bool
+    count: int
+    deliveries: list[int]
+    """Of very many, the first thousand."""
+    left: dict[str, int]
+    """How many were left alone, by the reason."""
+
+
+ACTING = documented(400, 403, 404, 409, 413, 415)
+
+
+@deliveries.post(
+    "/replay",
+    summary="Send failed deliveries again",
+    response_model=ActedOn,
+    responses=ACTING,
+    dependencies=[Depends(operations)],
+)
+def replay_deliveries(asked: Replay, act: Act) -> Response:
+    """As if they had never been tried. Left alone is what may have arrived, and what nobody needs."""
+    return _acted(
+        act,
+        asked,
+        lambda session, chosen: controlling.replay(
+            session,
+            chosen,
+            asked.state,
+            actor=act.caller.actor,
+            reason=asked.reason,
+            now=datetime.now(UTC),
+            possibly_twice=asked.possibly_twice,
+            even_told=asked.even_told,
+            dry_run=asked.dry_run,
+        ),
+        code=asked.code,
+    )
+
+
+@deliveries.get("/quarantine", summary="List what was set aside", response_model=Page[answers.DeliveryLine])
+def list_quarantine(caller: Operations, asked: Annotated[Paging, Query()]) -> Page[answers.DeliveryLine]:
+    """Deliveries that ended their worker again and again, or cannot be read; `reason` says which."""
+    # Only campaigns that have some are looked through: `tally` names them.
+    some = (
+        select(Tally.campaign_id)
+        .where(Tally.state == DeliveryState.QUARANTINED)
+        .group_by(Tally.campaign_id)
+        .having(func.sum(Tally.n) > 0)
+    )
+    statement = select(Delivery).where(Delivery.state == DeliveryState.QUARANTINED, Delivery.campaign_id.in_(some))
+    with caller.transaction() as session:
+        return page(session, statement, Delivery.id, asked, "quarantine", answers.DeliveryLine.model_validate)
+
+
+@deliveries.post(
+    "/quarantine/release",
+    summary="Send again what was set aside",
+    response_model=ActedOn,
+    responses=ACTING,
+    dependencies=[Depends(operations)],
+)
+def release_quarantine(asked: Release, act: Act) -> Response:
+    """Once what it died of is mended. Its count of crashes begins anew."""
+    return _acted(
+        act,
+        asked,
+        lambda session, chosen: controlling.release(
+            session,
+            chosen,
+            actor=act.caller.actor,
+            reason=asked.reason,
+            now=datetime.now(UTC),
+            even_told=asked.even_told,
+            dry_run=asked.dry_run,
+        ),
+    )
+
+
+@deliveries.post(
+    "/quarantine/give-up",
+    summary="Give up what was set aside",
+    response_model=ActedOn,
+    responses=ACTING,
+    dependencies=[Depends(operations)],
+)
+def give_up_quarantine(asked: ChosenDeliveries, act: Act) -> Response:
+    """It has failed: the next channel takes over, or the letter list."""
+    return _acted(
+        act,
+        asked,
+        lambda session, chosen: controlling.give_up(
+            session,
+            chosen,
+            actor=act.caller.actor,
+            reason=asked.reason,
+            now=datetime.now(UTC),
+            dry_run=asked.dry_run,
+        ),
+    )
+
+
+def _acted(
+    act: Acting, asked: ChosenDeliveries, does: Callable[[Session, Chosen], Again], code: str | None = None
+) -> Response:
+    chosen = Chosen(ids=tuple(asked.deliveries or ()), campaign_id=asked.campaign, code=code)
+
+    def run(session: Session) -> ActedOn:
+        done = does(session, chosen)
+        return ActedOn(dry_run=asked.dry_run, count=len(done.ids), deliveries=done.ids[:1000], left=done.left)
+
+    return act.once(200, run)
+
+
 @deliveries.get(
     "/{delivery_id}",
     summary="Look at a delivery",
@@ -107,7 +268,7 @@ def get_delivery(delivery_id: PathId, known: Known, request: Request) -> Respons
         status.patients = list(
             session.scalars(select(DeliveryPatient.patient_id).where(of_it).order_by(DeliveryPatient.patient_id))
         )
-        attempts = select(Attempt).where(Attempt.delivery_id == delivery_id).order_by(Attempt.id)
+        attempts = select(Attempt).where(Attempt.delivery_id == delivery_id).order_by(Attempt.fence)
         status.attempts = [answers.Attempt.model_validate(row) for row in session.scalars(attempts)]
         receipts = select(Receipt).where(Receipt.delivery_id == delivery_id).order_by(Receipt.event_at, Receipt.id)
         status.receipts = [answers.Receipt.model_validate(row) for row in session.scalars(receipts)]

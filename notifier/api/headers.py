@@ -23,6 +23,7 @@ SECURITY = {
 MAX_JSON_BYTES = 1024 * 1024
 #: what a form adds to the file in it
 FORM_BYTES = 64 * 1024
+_REPORT = re.compile(r"/webhooks/[^/]+")
 _LIST_UPLOAD = re.compile(r"/api/v1/campaigns/[0-9]+/lists")
 #: asked every few seconds by machines
 _QUIET = {"/healthz", "/readyz", "/metrics"}
@@ -91,6 +92,8 @@ class BodyLimit:
     def _limit(self, path: str) -> int:
         if _LIST_UPLOAD.fullmatch(path):
             return self.max_list_bytes + FORM_BYTES
+        if _REPORT.fullmatch(path):
+            return receipts.MAX_REPORT_BYTES
         return receipts.MAX_BODY_BYTES if path.startswith("/webhooks/") else MAX_JSON_BYTES
 
 

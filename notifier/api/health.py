@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from itertools import product
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -15,19 +16,18 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from notifier import startup
+from notifier import standing, startup
 from notifier.api.auth import Held
 from notifier.api.problems import answer, documented
+from notifier.breakers import open_scopes
 from notifier.errors import SealingError, ServiceError
-from notifier.states import Campaign, Channel
+from notifier.states import Campaign, Channel, Delivery
 from notifier.store import Database
 
 router = APIRouter(tags=["Health"])
 
 #: several scrapers cost no more than one
 _FRESH_S = 5.0
-#: counting stops here, so that a scrape costs the same with 15 million due
-MOST = 200_000
 
 
 class Health(BaseModel):
@@ -100,62 +100,39 @@ class _Measured(Collector):
         return self._families
 
 
-#: States stand literally where a partial index is meant: ix_delivery_due, ix_delivery_leased.
-_DUE = text(
-    """
-    SELECT count(*) FROM (
-        SELECT FROM campaign c JOIN delivery d ON d.campaign_id = c.id
-        WHERE c.state = 'sending' AND d.state = 'pending' AND d.channel = :channel AND d.due_at <= now()
-        LIMIT :most
-    ) few
-    """
-)
-_OLDEST = text(
-    """
-    SELECT coalesce(extract(epoch FROM now() - min(oldest.due_at)), 0)::float8 FROM campaign c
-    CROSS JOIN LATERAL (
-        SELECT d.due_at FROM delivery d
-        WHERE d.campaign_id = c.id AND d.channel = :channel AND d.state = 'pending' AND d.due_at <= now()
-        ORDER BY d.due_at LIMIT 1
-    ) oldest
-    WHERE c.state = 'sending'
-    """
-)
-_EXPIRED = text("SELECT count(*) FROM delivery WHERE state IN ('leased', 'sending') AND lease_until < now()")
-_SETTLING = text(
-    "SELECT channel, state, count(*) AS n FROM delivery "
-    "WHERE state IN ('unknown', 'quarantined') GROUP BY channel, state"
-)
 _CAMPAIGNS = text("SELECT state, count(*) AS n FROM campaign GROUP BY state")
-_UNAPPLIED = text("SELECT count(*) FROM (SELECT FROM receipt WHERE applied_at IS NULL LIMIT :most) few")
-#: workers by their youngest sign of life: their names change with every start
-_HEARTBEATS = text(
-    """
-    SELECT split_part(process, ':', 1) AS role, extract(epoch FROM now() - max(at))::float8 AS age
-    FROM heartbeat GROUP BY role
-    """
-)
 
 
 def measure(session: Session) -> Iterable[GaugeMetricFamily]:
     """Every gauge, by queries that cost the same whatever the backlog."""
-    due = GaugeMetricFamily("notifier_deliveries_due", f"Due now, counted up to {MOST}.", labels=["channel"])
+    due = GaugeMetricFamily(
+        "notifier_deliveries_due",
+        "Due now (of a very large backlog, its first part).",
+        labels=["channel"],
+    )
     age = GaugeMetricFamily(
         "notifier_deliveries_oldest_due_seconds", "How long the oldest waits.", labels=["channel"]
     )
-    for channel in Channel:
-        due.add_metric([channel], session.scalar(_DUE, {"channel": channel, "most": MOST}) or 0)
-        age.add_metric([channel], session.scalar(_OLDEST, {"channel": channel}) or 0)
+    for channel, wait in standing.waiting(session).items():
+        due.add_metric([channel], wait.due)
+        age.add_metric([channel], wait.oldest_due_s or 0)
     yield due
     yield age
     yield GaugeMetricFamily(
-        "notifier_leases_expired", "Claims whose worker is gone.", value=session.scalar(_EXPIRED) or 0
+        "notifier_leases_expired", "Claims whose worker is gone.", value=standing.expired_leases(session)
     )
-    settling = {(row.channel, row.state): row.n for row in session.execute(_SETTLING)}
-    for state, meaning in (("unknown", "May have been sent."), ("quarantined", "Wait for a person.")):
+    counts = standing.states(session)
+    family = GaugeMetricFamily("notifier_deliveries", "Deliveries by state.", labels=["channel", "state"])
+    for channel, state in product(Channel, Delivery):
+        family.add_metric([channel, state], counts.get((channel, state), 0))
+    yield family
+    for state, meaning in (
+        (Delivery.UNKNOWN, "May have been sent."),
+        (Delivery.QUARANTINED, "Wait for a person."),
+    ):
         family = GaugeMetricFamily(f"notifier_deliveries_{state}", meaning, labels=["channel"])
         for channel in Channel:
-            family.add_metric([channel], settling.get((channel, state), 0))
+            family.add_metric([channel], counts.get((channel, state), 0))
         yield family
     campaigns = {row.state: row.n for row in session.execute(_CAMPAIGNS)}
     family = GaugeMetricFamily("notifier_campaigns", "Campaigns by state.", labels=["state"])
@@ -165,11 +142,19 @@ def measure(session: Session) -> Iterable[GaugeMetricFamily]:
     beats = GaugeMetricFamily(
         "notifier_heartbeat_age_seconds", "Since a process was last at work.", labels=["role"]
     )
-    for row in session.execute(_HEARTBEATS):
-        beats.add_metric([row.role], row.age)
+    for role, seconds in standing.ages(session).items():
+        beats.add_metric([role], seconds)
     yield beats
+    breakers = GaugeMetricFamily(
+        "notifier_breaker_open",
+        "Providers and receivers with a breaker that is not closed.",
+        labels=["scope", "state"],
+    )
+    for scope in open_scopes(session):
+        breakers.add_metric([scope.scope, scope.state], 1)
+    yield breakers
     yield GaugeMetricFamily(
         "notifier_receipts_unapplied",
-        f"Stored but not yet applied, counted up to {MOST}.",
-        value=session.scalar(_UNAPPLIED, {"most": MOST}) or 0,
+        f"Stored but not yet applied, counted up to {standing.MOST_RECEIPTS}.",
+        value=standing.receipts_waiting(session),
     )

@@ -27,12 +27,16 @@ class Lazy(NamedTuple):
 COMMANDS = {
     "up": Lazy("notifier.cli.up:up", "Run everything on this machine with real settings, until Ctrl-C."),
     "demo": Lazy("notifier.cli.demo:demo", "Run a made-up incident on this machine, from lists to report."),
+    "drill": Lazy("notifier.cli.drill:drill", "Break everything that can break, for real, and judge the outcome."),
     "check": Lazy("notifier.cli.check:app", "Check a number, an address, a text or a list; nothing is saved."),
     "incident": Lazy("notifier.cli.incident:app", "Open an incident, look at it, change its facts."),
     "doctor": Lazy("notifier.cli.doctor:app", "Add the responsible doctors, one by one or from a file."),
     "campaign": Lazy("notifier.cli.campaign:app", "One doctor's campaign: preview, approve, start, pause, watch."),
     "patients": Lazy("notifier.cli.patients:app", "Import a doctor's list; see its problems and each outcome."),
-    "delivery": Lazy("notifier.cli.delivery:app", "List deliveries, or follow one from its first try to its end."),
+    "delivery": Lazy(
+        "notifier.cli.delivery:app", "List deliveries, follow one from its first try to its end, send again."
+    ),
+    "quarantine": Lazy("notifier.cli.quarantine:app", "See what was set aside; send it again or give it up."),
     "queue": Lazy("notifier.cli.queue:app", "See whether everything moves; stop and let go on."),
     "provider": Lazy("notifier.cli.provider:app", "See who carries email and SMS, and who is on hold."),
     "key": Lazy("notifier.cli.key:app", "Make and revoke keys for the API."),

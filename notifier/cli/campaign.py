@@ -142,11 +142,52 @@ def approve(
             with common.transaction(database) as session:
                 patients = report(session, campaign, settings)["patients"]
             question = f"Approve this text for the {patients['on_the_way']:,} patients of campaign {campaign}?"
-            _ask(question, "Nothing was approved.", as_json)
+            common.ask(question, "Nothing was approved.", as_json)
         with common.transaction(database) as session:
             acts.approve(session, settings, campaign, expected_hash=seen, actor=common.actor(), now=common.now())
             document = report(session, campaign, settings)
     _show(document, as_json)
+
+
+@app.command(name="test")
+def send_test(
+    campaign: CampaignId,
+    to: Annotated[str, typer.Option(help="Your own email address or mobile number.")],
+    channel: Annotated[Channel | None, typer.Option(help="By default what the address is.")] = None,
+    language: Annotated[str | None, typer.Option(help="By default the first its patients need.")] = None,
+    variant: Annotated[Variant | None, typer.Option(help="By default the first its patients need.")] = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the result.", min=0)] = 30.0,
+    as_json: common.Json = False,
+) -> None:
+    """Send yourself the notice as it stands, marked as a test and made out to a made-up patient."""
+    from notifier import acts, testsends
+
+    with common.database() as (database, settings):
+        with common.transaction(database) as session:
+            draft = acts.draft(session, settings, campaign)
+            first = draft.composed.notices[0]
+            made = testsends.ask(
+                session,
+                settings.master,
+                draft.campaign,
+                draft.preview(testsends.MADE_UP_NAME, language or first.language, variant or first.variant),
+                to=to,
+                channel=channel,
+                notice_hash=draft.hash,
+                region=settings.default_region,
+                actor=common.actor(),
+                now=common.now(),
+            )
+        until = time.monotonic() + wait
+        while not testsends.State(made.state).is_final and time.monotonic() < until:
+            threading.Event().wait(0.1)
+            with common.transaction(database) as session:
+                made = testsends.find(session, campaign, made.id)
+    if made.state != testsends.State.ACCEPTED:
+        raise ConflictError(f"Test {made.id}: {testsends.in_words(made)}")
+    names = ("campaign_id", "id", "channel", "language", "variant", "state", "code", "asked_at", "ended_at")
+    document = common.columns_of(made, *names) | {"hash": made.notice_hash.hex(), "next": testsends.in_words(made)}
+    common.emit(document, as_json, lambda out: out.print(common.facts("test", document)))
 
 
 @app.command()
@@ -190,7 +231,7 @@ def cancel(
         if not yes:
             waiting = _look(database, campaign, settings)["patients"]["on_the_way"]
             question = f"End campaign {campaign} for good? {waiting:,} patients are still on the way."
-            _ask(question, "Nothing was cancelled.", as_json)
+            common.ask(question, "Nothing was cancelled.", as_json)
         with common.transaction(database) as session:
             controlling.cancel(session, campaign, actor=common.actor(), reason=reason, now=common.now())
             document = report(session, campaign, settings)
@@ -381,7 +422,7 @@ def next_step(
 
 def _is_sending(deliveries: Mapping[str, Mapping[str, int]], waits: Sequence[Wait], now: datetime) -> bool:
     """Whether a delivery is due, in a worker's hands, or about to be made."""
-    at_work = sum(states.get(state, 0) for states in deliveries.values() for state in ("leased", "sending"))
+    at_work = sum(states.get(DeliveryState.SENDING, 0) for states in deliveries.values())
     due = any(wait.state == DeliveryState.PENDING and wait.first <= now for wait in waits)
     return bool(at_work) or due or not waits
 
@@ -464,18 +505,6 @@ def _preview(draft: Draft, name: str, language: str | None, variant: Variant | N
 def _gap(gap: Gap) -> dict[str, Any]:
     names = ("part", "channel", "language", "variant", "problem")
     return common.columns_of(gap, *names) | {"words": gap.words.get("en", gap.part)}
-
-
-def _ask(question: str, refused: str, as_json: bool) -> None:
-    """Raises InputError where nobody can answer, ConflictError saying `refused` where the answer is no."""
-    if as_json:
-        raise InputError("With --json nobody is asked: add --yes.")
-    try:
-        agreed = typer.confirm(question, err=True)
-    except typer.Abort as error:
-        raise InputError("Nobody is there to answer: add --yes.") from error
-    if not agreed:
-        raise ConflictError(refused)
 
 
 def _show(document: Mapping[str, Any], as_json: bool) -> None:

@@ -256,6 +256,18 @@ def read_json(file: Path) -> Any:
         raise InputError(f"{file} is not JSON: {error.msg} in line {error.lineno}.") from error
 
 
+def ask(question: str, refused: str, as_json: bool) -> None:
+    """Asks for a yes. Raises ConflictError saying `refused` for a no, InputError where nobody can answer."""
+    if as_json:
+        raise InputError("With --json nobody is asked: add --yes.")
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort as error:
+        raise InputError("Nobody is there to answer: add --yes.") from error
+    if not agreed:
+        raise ConflictError(refused)
+
+
 # --- output ----------------------------------------------------------------------------------------------
 
 

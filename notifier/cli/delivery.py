@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from sqlalchemy import select
+from rich.text import Text
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
+from notifier import controlling
 from notifier.cli import common
 from notifier.cli.campaign import CampaignId
-from notifier.errors import NotFoundError
+from notifier.controlling import Again, Chosen
+from notifier.errors import InputError, NotFoundError
 from notifier.models import Attempt, Campaign, Delivery, DeliveryPatient, Patient, Receipt
 from notifier.states import Channel
 from notifier.states import Delivery as State
 
-app = typer.Typer(no_args_is_help=True, help="List deliveries, or follow one from its first try to its end.")
+if TYPE_CHECKING:
+    from notifier.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True, help="List deliveries, follow one from its first try to its end, send again."
+)
 
 _COLUMNS = (
     "id", "channel", "language", "variant", "state", "reason", "tries", "possibly_twice", "due_at",
@@ -80,16 +90,22 @@ def show(
             .where(DeliveryPatient.delivery_id == delivery)
             .order_by(Patient.id)
         ).all()
-    document = common.columns_of(found, *_COLUMNS, "campaign_id", "crashes", "created_at", "first_tried_at")
+        hints = _hints(work.session, found)
+        stopped = _stopped(work.session, found, work.settings)
+    document = common.columns_of(
+        found, *_COLUMNS, "campaign_id", "crashes", "fence", "created_at", "first_tried_at", "receipt_at"
+    )
     document |= {
+        "stopped_by": stopped,
+        "hints": hints,
         "patients": [common.columns_of(patient, "id", "row", "outcome", "outcome_reason") for patient in patients],
         "attempts": [_attempt(attempt) for attempt in attempts],
         "receipts": [_receipt(receipt) for receipt in receipts],
-        "history": _history(found, attempts, receipts),
+        "history": _history(found, attempts, receipts) + _wanted(found, hints),
     }
 
     def show(out: Console) -> None:
-        nested = ("patients", "attempts", "receipts", "history")
+        nested = ("hints", "patients", "attempts", "receipts", "history")
         out.print(common.facts("delivery", {name: document[name] for name in document if name not in nested}))
         out.print(common.table("informs", ["id", "row", "outcome", "outcome_reason"], document["patients"]))
         out.print(common.table("history", ["at", "what", "code"], document["history"]))
@@ -97,8 +113,93 @@ def show(
     common.emit(document, as_json, show)
 
 
+_Ids = Annotated[list[int] | None, typer.Argument(metavar="[DELIVERY]...", help="Their numbers.", min=1)]
+OfCampaign = Annotated[int | None, typer.Option("--campaign", help="All of this campaign instead.", min=1)]
+Why = Annotated[str, typer.Option("--reason", help="Kept in the journal.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+EvenTold = Annotated[
+    bool, typer.Option("--even-told", help="Also to those whom another message told, or is about to tell.")
+]
+
+
+@app.command()
+def replay(
+    reason: Why,
+    deliveries: _Ids = None,
+    campaign: OfCampaign = None,
+    state: Annotated[
+        State, typer.Option(help="With --campaign: failed, or unknown if it may go out twice.")
+    ] = State.FAILED,
+    code: Annotated[str | None, typer.Option(help="With --campaign: only those that ended with it.")] = None,
+    possibly_twice: Annotated[
+        bool, typer.Option("--possibly-twice", help="Also what may have arrived; it is then marked so.")
+    ] = False,
+    even_told: EvenTold = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: common.Json = False,
+) -> None:
+    """Send failed deliveries again, as if they had never been tried.
+
+    Left alone is what may have arrived, and what nobody needs because another message told them. Of several
+    deliveries for one person, one goes out.
+    """
+    chosen = choose(deliveries, campaign, code)
+
+    def act(work: common.Work, dry_run: bool) -> Again:
+        return controlling.replay(
+            work.session,
+            chosen,
+            state,
+            actor=work.actor,
+            reason=reason,
+            now=work.now,
+            possibly_twice=possibly_twice,
+            even_told=even_told,
+            dry_run=dry_run,
+        )
+
+    act_on_chosen("sent again", act, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+def choose(ids: Sequence[int] | None, campaign: int | None, code: str | None = None) -> Chosen:
+    """Raises InputError unless either numbers or a campaign are given."""
+    if bool(ids) == (campaign is not None):
+        raise InputError("Say which: their numbers, or --campaign.")
+    if code is not None and campaign is None:
+        raise InputError("--code goes with --campaign.")
+    return Chosen(ids=tuple(ids or ()), campaign_id=campaign, code=code)
+
+
+def act_on_chosen(
+    done: str, act: Callable[[common.Work, bool], Again], *, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    """Says what an act would do, asks, and does it. Raises ConflictError where there is nothing to do."""
+    with common.database() as (database, settings):
+
+        def run(dry: bool) -> Again:
+            with common.transaction(database) as session:
+                return act(common.Work(session, settings, common.actor(), common.now()), dry)
+
+        found = run(True)
+        if not dry_run and found.ids and not yes:
+            Console(stderr=True).print(Text(_said(f"would be {done}", found)), soft_wrap=True)
+            common.ask(f"{len(found.ids):,} {done}?", "Nothing was changed.", as_json)
+        if not dry_run and found.ids:
+            found = run(False)
+    verb = f"would be {done}" if dry_run else done
+    document = {"dry_run": dry_run, "deliveries": found.ids, "count": len(found.ids), "left": found.left}
+    common.emit(document, as_json, lambda out: out.print(Text(_said(verb, found)), soft_wrap=True))
+
+
+def _said(verb: str, found: Again) -> str:
+    left = [f"{count:,} left alone: {controlling.LEFT[why]}." for why, count in sorted(found.left.items())]
+    return "\n".join([f"{len(found.ids):,} {verb}.", *left])
+
+
 def _attempt(attempt: Attempt) -> dict[str, Any]:
-    names = ("id", "fence", "provider", "notice_id", "started_at", "ended_at", "outcome", "code")
+    names = ("fence", "provider", "notice_id", "started_at", "ended_at", "outcome", "code")
     return common.columns_of(attempt, *names) | {"provider_message_id": _number(attempt.provider_message_id)}
 
 
@@ -122,6 +223,61 @@ def _history(delivery: Delivery, attempts: Sequence[Attempt], receipts: Sequence
         effect = f", changes it to {receipt.effect}" if receipt.effect not in (None, "nothing") else ""
         steps.append((receipt.event_at, f"receipt of {receipt.provider}: {receipt.event}{effect}", receipt.code))
     steps.sort(key=lambda step: step[0])
-    if delivery.due_at is not None:
-        steps.append((delivery.due_at, f"due ({delivery.state})", delivery.reason))
     return [{"at": at, "what": what, "code": code} for at, what, code in steps]
+
+
+def _wanted(delivery: Delivery, hints: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What comes next, and who has it in hand."""
+    steps: list[tuple[datetime, str]] = [
+        (hint["at"], f"in the hands of {hint['owner']} until then")
+        for hint in hints
+        if hint["kind"] == "lease" and _is_held(delivery, hint["fence"])
+    ]
+    if delivery.due_at is not None and delivery.state != State.SENDING:
+        steps.append((delivery.due_at, f"due ({delivery.state})"))
+    return [{"at": at, "what": what, "code": delivery.reason} for at, what in steps]
+
+
+def _is_held(delivery: Delivery, fence: int | None) -> bool:
+    """Whether a lease of this fence still speaks of the delivery."""
+    handed = 1 if delivery.state == State.SENDING else 0
+    return delivery.state in (State.PENDING, State.SENDING) and fence == delivery.fence - handed
+
+
+#: by ix_due_send, else ix_due_sweep
+_HINTS = text(
+    """
+    SELECT kind, at, together, owner, NULL AS fence FROM due
+    WHERE kind = 'send' AND campaign_id = :campaign_id AND channel = :channel AND :id = ANY(ids)
+    UNION ALL
+    SELECT kind, at, together, owner, fences[array_position(ids, :id)] FROM due
+    WHERE kind IN ('lease', 'settle') AND kind <> 'send' AND campaign_id = :campaign_id AND :id = ANY(ids)
+    ORDER BY at
+    """
+)
+#: What stands in the way of this delivery now: its campaign, holds and limits.
+_STOPPED = text(
+    """
+    SELECT 'campaign ' || state AS why FROM campaign WHERE id = :campaign_id AND state <> 'sending'
+    UNION ALL
+    SELECT scope || ': ' || reason FROM hold
+    WHERE (until IS NULL OR until > now()) AND scope IN (
+        'everything', 'channel:' || :channel, 'provider:' || :provider, 'campaign:' || CAST(:campaign_id AS bigint)
+    )
+    """
+)
+
+
+def _hints(session: Session, delivery: Delivery) -> list[dict[str, Any]]:
+    """What the engine has noted about it in `due`: when to send or settle it, or who holds it and until when."""
+    values = {"id": delivery.id, "campaign_id": delivery.campaign_id, "channel": delivery.channel}
+    return [dict(row._mapping) for row in session.execute(_HINTS, values)]
+
+
+def _stopped(session: Session, delivery: Delivery, settings: Settings) -> list[str]:
+    """What keeps a delivery that waits from going out now."""
+    if delivery.state not in (State.PENDING, State.UNKNOWN):
+        return []
+    provider = settings.email_provider if delivery.channel == Channel.EMAIL else "brevo-sms"
+    values = {"campaign_id": delivery.campaign_id, "channel": delivery.channel, "provider": provider}
+    return list(session.scalars(_STOPPED, values))

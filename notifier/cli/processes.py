@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from notifier.cli import common
+from notifier.errors import InputError
 from notifier.states import Channel
 
 
@@ -35,8 +36,15 @@ def worker(
     channel: Annotated[
         list[Channel] | None, typer.Option(help="Only this channel; may be given twice. Both by default.")
     ] = None,
+    control: Annotated[
+        bool, typer.Option("--control", help="Do test sends only: one such process is needed, beside the others.")
+    ] = False,
 ) -> None:
     """Run one worker process, which sends; start as many as the machine has cores."""
+    if control and channel:
+        raise InputError("--control does the test sends of both channels: leave --channel away.")
+    if control:
+        _become("workers.main", "control")
     _become("workers.main", "worker", *(f"--channel={name}" for name in channel or ()))
 
 

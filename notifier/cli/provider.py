@@ -10,15 +10,11 @@ from sqlalchemy import func, or_, select
 
 from notifier.cli import common
 from notifier.models import Hold
-from notifier.providers.brevo_sms import BrevoSmsProvider
-from notifier.providers.smtp import SmtpProvider
+from notifier.providers import PROVIDERS as PROVIDERS  # others of the command line read it from here
 from notifier.settings import Settings
 from notifier.states import Channel
 
 app = typer.Typer(no_args_is_help=True, help="See who carries email and SMS, and who is on hold.")
-
-#: by the channel each carries
-PROVIDERS = {SmtpProvider.name: Channel.EMAIL, BrevoSmsProvider.name: Channel.SMS}
 
 
 @app.callback()
@@ -28,7 +24,8 @@ def provider() -> None:
 
 @app.command(name="list")
 def list_(as_json: common.Json = False) -> None:
-    """List the providers as they are set, without their secrets, and whether each may send now."""
+    """List the providers as they are set, without their secrets: which are in use, have their key (ready), report
+    what became of messages (receipts), and what holds them."""
     with common.work() as work:
         holds = work.session.scalars(select(Hold).where(or_(Hold.until.is_(None), Hold.until > func.now()))).all()
     rows = []
@@ -37,18 +34,29 @@ def list_(as_json: common.Json = False) -> None:
         reasons = [hold.reason for hold in stopping]
         rows.append(entry | {"holds": [hold.scope for hold in stopping], "reasons": reasons})
     common.emit_list(
-        "providers", rows, as_json, ["name", "channel", "at", "sender", "rate_per_s", "ready", "holds", "reasons"]
+        "providers",
+        rows,
+        as_json,
+        ["name", "channel", "in_use", "at", "sender", "rate_per_s", "ready", "receipts", "holds", "reasons"],
     )
 
 
 #: beginnings of codes that no person is to blame for, and what to look at; see `providers` for the codes
 _ADVICE = (
-    (r"http_(401|403)|smtp_53\d", "check the key, or the user name and password"),
-    (r"http_402", "the account has no credit left: fill it up"),
-    (r"http_(400|404)", "the provider refuses what we ask for: check its address and the sender's name"),
+    (r"http_\d+_account_under_validation", "the provider has not released the account yet: ask it to"),
+    (r"http_402|http_\d+_not_enough_credits", "the account has no credit left: fill it up"),
+    (
+        r"http_(401|403)|http_\d+_(unauthorized|permission_denied)|smtp_53\d",
+        "check the key, or the user name and password",
+    ),
+    (
+        r"http_(?!408|429)[34]\d\d",
+        "the provider refuses what we ask for: check its address, the sender, and the notice's length and words",
+    ),
     (r"smtp_5\d\d_5\.(7\.|1\.[78])", "our sender is refused: check its address, SPF, DKIM, and block lists"),
     (r"unfit_header", "a doctor's name or address cannot stand in an email's headers: correct it"),
-    (r"connect_failed|connection_lost", "the relay does not answer: check its address, port and security"),
+    (r"unfit_text", "the notice holds {{, {% or {#, which the provider would act on: take it out of the facts"),
+    (r"connect_failed|connection_lost", "it does not answer: check its address, port and security"),
     (r"http_429|smtp_4", "it asks us to slow down: nothing is to do"),
 )
 #: codes of `_ADVICE` that mean our fault: everything but a request to slow down
@@ -62,24 +70,40 @@ def advice(code: str) -> str:
 
 
 def _configured(settings: Settings) -> list[dict[str, Any]]:
-    smtp, sms = settings.smtp, settings.brevo_sms
-    return [
-        {
-            "name": SmtpProvider.name,
-            "channel": Channel.EMAIL,
+    """Every provider there is; of those for email one is in use."""
+    smtp, email, sms = settings.smtp, settings.brevo_email, settings.brevo_sms
+    many = f" ({email.batch:,} a request)" if email.batch > 1 else ""
+    set_ = {
+        "smtp": {
             "at": f"{smtp.host}:{smtp.port} ({smtp.security})",
             "sender": smtp.sender,
             "rate_per_s": smtp.rate_per_s,
             "ready": True,
+            "receipts": False,
         },
-        {
-            "name": BrevoSmsProvider.name,
-            "channel": Channel.SMS,
+        "brevo-email": {
+            "at": email.base_url + many,
+            "sender": email.sender,
+            "rate_per_s": email.rate_per_s * email.batch,
+            "ready": email.api_key is not None,
+            "receipts": email.webhook_token is not None,
+        },
+        "brevo-sms": {
             "at": sms.base_url,
             "sender": sms.sender,
             "rate_per_s": sms.rate_per_s,
             "ready": sms.api_key is not None,
+            "receipts": True,
         },
+    }
+    return [
+        {
+            "name": name,
+            "channel": channel,
+            "in_use": channel is not Channel.EMAIL or name == settings.email_provider,
+            **set_[name],
+        }
+        for name, channel in PROVIDERS.items()
     ]
 
 

@@ -1,40 +1,43 @@
-"""`notifier queue …`: whether everything moves; what is stopped; stop, and let go on."""
+"""`notifier queue …`: whether everything moves and how fast; what is stopped; stop, and let go on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import redis
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.text import Text
-from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from notifier import controlling, startup
+from notifier import controlling, standing, startup
 from notifier.cli import common
 from notifier.cli.provider import OUR_FAULT, PROVIDERS, advice
 from notifier.errors import InputError, ServiceError
-from notifier.models import Campaign, Hold
 from notifier.states import Campaign as State
 from notifier.states import Channel
-from notifier.states import Delivery as DeliveryState
+
+if TYPE_CHECKING:
+    from notifier.settings import Settings
+    from notifier.store import Database
 
 app = typer.Typer(no_args_is_help=True, help="See whether everything moves; stop and let go on.")
 
 EVERYTHING = "everything"
 #: dramatiq's keys begin with it: see `workers.broker`
 _NAMESPACE = "notifier"
-#: a process not heard of for so long is taken for gone; the sweeper speaks once a round, which may be long
-_ALIVE_S, _SWEEPER_ALIVE_S = 10.0, 60.0
+#: the sweeper speaks once a round, which may be long
+_SWEEPER_ALIVE_S = 60.0
 #: a due delivery is taken within a second or two when all is well
 _LATE_S = 60.0
 #: refusals by our own fault are a problem from so many of one kind on
 _MANY_REFUSED = 10
-#: the youngest attempts looked at: more than the fastest deployment makes in the 15 minutes asked for
-_ATTEMPTS = 500_000
 
 _Scope = Annotated[str, typer.Option(help="everything, channel:email, channel:sms or provider:NAME.")]
 
@@ -46,20 +49,49 @@ _Scope = Annotated[str, typer.Option(help="everything, channel:email, channel:sm
 def status(as_json: common.Json = False) -> None:
     """Show what waits, what is under way, who is at work, and everything that is wrong."""
     with common.work() as work:
-        document = read(work.session) | _redis(work.settings.redis_url or "")
-    document["problems"] = problems(document)
+        document = read(work.session, work.settings)
+    common.emit(document, as_json, lambda out: out.print(picture(document)))
 
-    def show(out: Console) -> None:
-        nested = ("holds", "problems", "paused", "refused", "redis_unfit")
-        out.print(common.facts("queue", {name: document[name] for name in document if name not in nested}))
-        if document["holds"]:
-            _print_holds(out, document["holds"])
-        for problem in document["problems"]:
-            out.print(Text(f"! {problem}", style="bold red"), soft_wrap=True)
-        if not document["problems"]:
-            out.print("Nothing is wrong.")
 
-    common.emit(document, as_json, show)
+@app.command()
+def watch(
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.05)] = 1.0,
+    as_json: common.Json = False,
+) -> None:
+    """Watch the queue until Ctrl-C; with --json, one document a line. It goes on while a server is away."""
+    with common.database() as (database, settings), _shown(as_json) as show:
+        try:
+            while True:
+                show(_look(database, settings))
+                threading.Event().wait(every)
+        except KeyboardInterrupt:
+            return
+
+
+def _look(database: Database, settings: Settings) -> dict[str, Any]:
+    try:
+        with common.transaction(database) as session:
+            return read(session, settings)
+    except ServiceError as error:
+        return {"error": error.message}
+
+
+@contextmanager
+def _shown(as_json: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """What shows one look after the other: a line of JSON, a picture redrawn in place, or one below the other."""
+    out = common.console()
+    if as_json:
+        yield _print_line
+    elif out.is_terminal:
+        with Live(console=out, auto_refresh=False, screen=True) as live:
+            yield lambda document: live.update(picture(document), refresh=True)
+    else:
+        yield lambda document: out.print(picture(document))
+
+
+def _print_line(document: Mapping[str, Any]) -> None:
+    common.emit(document, True, lambda _: None)
+    sys.stdout.flush()
 
 
 @app.command()
@@ -100,91 +132,26 @@ def go(scope: _Scope = EVERYTHING, as_json: common.Json = False) -> None:
 
 # --- reading ---------------------------------------------------------------------------------------------
 
-_DUE = text(
-    f"""
-    SELECT d.channel, count(*) AS pending, count(*) FILTER (WHERE d.due_at <= now()) AS due,
-           extract(epoch FROM now() - min(d.due_at) FILTER (WHERE d.due_at <= now()))::float8 AS oldest_due_s
-    FROM delivery d JOIN campaign c ON c.id = d.campaign_id
-    WHERE d.state = '{DeliveryState.PENDING}' AND c.state = '{State.SENDING}'
-    GROUP BY d.channel
-    """  # noqa: S608 - put together from our own states
-)
-_UNDER_WAY = text(
-    f"""
-    SELECT state, count(*) AS n, count(*) FILTER (WHERE lease_until < now()) AS expired FROM delivery
-    WHERE state IN ('{DeliveryState.LEASED}', '{DeliveryState.SENDING}') GROUP BY state
-    UNION ALL
-    SELECT state, count(*), 0 FROM delivery
-    WHERE due_at IS NOT NULL AND state = '{DeliveryState.UNKNOWN}' GROUP BY state
-    """  # noqa: S608 - as above
-)
-_PROCESSES = text(
-    """
-    SELECT count(*) FILTER (
-               WHERE process LIKE 'worker:%' AND at > now() - make_interval(secs => :alive_s)
-           ) AS workers,
-           extract(epoch FROM now() - max(at) FILTER (WHERE process = 'feeder'))::float8 AS feeder_s,
-           extract(epoch FROM now() - max(at) FILTER (WHERE process = 'sweeper'))::float8 AS sweeper_s
-    FROM heartbeat
-    """
-)
-_ATTEMPTS_LATELY = text(
-    f"""
-    WITH lately AS (
-        SELECT a.provider, a.code, a.outcome, a.ended_at, d.state
-        FROM attempt a JOIN delivery d ON d.id = a.delivery_id
-        WHERE a.id > (SELECT coalesce(max(id), 0) - {_ATTEMPTS} FROM attempt)
-          AND a.ended_at > now() - interval '15 minutes'
-    )
-    SELECT provider, NULL AS code, count(*) AS n FROM lately
-    WHERE outcome = 'accepted' AND ended_at > now() - interval '1 minute' GROUP BY provider
-    UNION ALL
-    SELECT provider, code, count(*) FROM lately
-    WHERE outcome = 'refused' AND code ~ :our_fault
-      -- the person has no part in it: the notice still waits to go out
-      AND state IN ('{DeliveryState.PENDING}', '{DeliveryState.LEASED}', '{DeliveryState.SENDING}')
-    GROUP BY provider, code HAVING count(*) >= {_MANY_REFUSED}
-    ORDER BY provider, code
-    """  # noqa: S608 - as above
-)
+
+def read(session: Session, settings: Settings) -> dict[str, Any]:
+    """How the engine and Redis stand, and what is wrong."""
+    document = standing.read(session, PROVIDERS, limits(settings)) | _redis(settings.redis_url or "")
+    document["refused"] = standing.refused(session, OUR_FAULT, _MANY_REFUSED)
+    document["problems"] = problems(document)
+    return document
 
 
-def read(session: Session) -> dict[str, Any]:
-    """How the engine stands, from the database alone; times in seconds on its clock."""
-    due: dict[str, dict[str, Any]] = {
-        str(channel): {"pending": 0, "due": 0, "oldest_due_s": None} for channel in Channel
+def limits(settings: Settings) -> dict[str, float]:
+    """Messages a second that each provider in use may be handed, as it is set."""
+    email: dict[str, tuple[float, float]] = {
+        "smtp": (settings.smtp.rate_per_s, settings.smtp.sender_rate_per_s),
+        "brevo-email": (settings.brevo_email.rate_per_s * settings.brevo_email.batch, 0),
     }
-    for row in session.execute(_DUE):
-        due[row.channel] = {"pending": row.pending, "due": row.due, "oldest_due_s": _seconds(row.oldest_due_s)}
-    under_way = {row.state: row for row in session.execute(_UNDER_WAY)}
-    processes = session.execute(_PROCESSES, {"alive_s": _ALIVE_S}).one()
-    campaigns = select(Campaign.state, func.count()).group_by(Campaign.state)
-    unapplied = text("SELECT count(*) FROM receipt WHERE applied_at IS NULL")
-    lately = session.execute(_ATTEMPTS_LATELY, {"our_fault": OUR_FAULT}).all()
-    paused = session.execute(
-        select(Campaign.id, Campaign.reason).where(Campaign.state == State.PAUSED).order_by(Campaign.id)
-    )
-    quarantined = text(f"SELECT count(*) FROM delivery WHERE state = '{DeliveryState.QUARANTINED}'")  # noqa: S608
-    return {
-        "due": due,
-        **{
-            str(state): under_way[state].n if state in under_way else 0
-            for state in (DeliveryState.LEASED, DeliveryState.SENDING, DeliveryState.UNKNOWN)
-        },
-        "expired_leases": sum(row.expired for row in under_way.values()),
-        "quarantined": session.scalar(quarantined),
-        "receipts_waiting": session.scalar(unapplied),
-        "workers_alive": processes.workers,
-        "feeder_age_s": _seconds(processes.feeder_s),
-        "sweeper_age_s": _seconds(processes.sweeper_s),
-        "campaigns": {str(state): count for state, count in session.execute(campaigns)},
-        "paused": [{"campaign": row.id, "reason": row.reason} for row in paused],
-        "rate_per_min": dict.fromkeys(PROVIDERS, 0) | {row.provider: row.n for row in lately if row.code is None},
-        "refused": [
-            {"provider": row.provider, "code": row.code, "count": row.n} for row in lately if row.code is not None
-        ],
-        "holds": _holds(session),
+    found = {
+        settings.email_provider: email[settings.email_provider],
+        "brevo-sms": (settings.brevo_sms.rate_per_s, settings.brevo_sms.sender_rate_per_s),
     }
+    return {name: min(account, sender or account) for name, (account, sender) in found.items()}
 
 
 def problems(status: Mapping[str, Any]) -> list[str]:
@@ -197,12 +164,17 @@ def problems(status: Mapping[str, Any]) -> list[str]:
         found.append("Redis cannot be used: nothing new is sent. Nothing is lost; bring it back.")
     if has_work and not status["workers_alive"]:
         found.append("No worker is at work: start one by notifier worker.")
-    if has_work and not _is_alive(status["feeder_age_s"], _ALIVE_S):
+    found += _uncarried_said(status)
+    if has_work and not _is_alive(status["feeder_age_s"], standing.ALIVE_S):
         found.append(f"The feeder {_last_seen(status['feeder_age_s'])}: start one by notifier feeder.")
     if (has_work or status["receipts_waiting"]) and not _is_alive(status["sweeper_age_s"], _SWEEPER_ALIVE_S):
         found.append(f"The sweeper {_last_seen(status['sweeper_age_s'])}: start one by notifier sweeper.")
     stopped = {hold["scope"] for hold in status["holds"]}
     found += [_hold_said(hold) for hold in status["holds"]]
+    found += [
+        f"{breaker['scope']} is {_BREAKER_WORDS.get(breaker['state'], breaker['state'])}: {breaker['reason']}"
+        for breaker in status["breakers"]
+    ]
     found += _paused_said(status["paused"])
     found += [
         f"{refused['provider']} refused {refused['count']} in the last 15 minutes by no person's fault "
@@ -216,11 +188,25 @@ def problems(status: Mapping[str, Any]) -> list[str]:
         if not is_held and (counts["oldest_due_s"] or 0) > _LATE_S:
             found.append(f"{channel}: {counts['due']} are due, the oldest for {counts['oldest_due_s']:.0f} s.")
     if status["quarantined"]:
-        found.append(
-            f"{status['quarantined']} deliveries are set aside for a person: "
-            "notifier delivery list CAMPAIGN --state quarantined."
-        )
+        found.append(f"{status['quarantined']} deliveries are set aside for a person: notifier quarantine list.")
     return found
+
+
+#: states of a breaker as a person reads them
+_BREAKER_WORDS = {
+    "open": "stopped by its breaker",
+    "probing": "stopped by its breaker and being probed",
+    "healing": "coming back, with a part of its rate",
+}
+
+
+def _uncarried_said(status: Mapping[str, Any]) -> Iterator[str]:
+    """Channels with work that no worker carries; nothing while a worker's channels are not known."""
+    alive = [set(worker["channels"]) for worker in status["workers"] if worker["age_s"] <= standing.ALIVE_S]
+    if alive and all(alive):
+        for channel in status["due"].keys() - set().union(*alive):
+            if status["due"][channel]["pending"]:
+                yield f"No worker carries {channel}: start one by notifier worker --channel {channel}."
 
 
 def _hold_said(hold: Mapping[str, Any]) -> str:
@@ -278,10 +264,94 @@ def _tickets(url: str) -> dict[str, dict[str, int]] | None:
 
 
 def _holds(session: Session) -> list[dict[str, Any]]:
-    found = session.scalars(
-        select(Hold).where((Hold.until.is_(None)) | (Hold.until > func.now())).order_by(Hold.scope)
-    ).all()
+    found = standing.holds(session)
     return [common.columns_of(hold, "scope", "reason", "by", "since", "until") for hold in found]
+
+
+# --- showing ---------------------------------------------------------------------------------------------
+
+#: of longer lists the first are shown
+_FIRST = 12
+
+
+def picture(document: Mapping[str, Any]) -> RenderableType:
+    """One look, for people."""
+    if "error" in document:
+        return Text(f"! {document['error']}", style="bold red")
+    parts: list[RenderableType] = [
+        common.table("by channel", _CHANNEL_COLUMNS, _channel_rows(document)),
+        common.table("by provider", _PROVIDER_COLUMNS, _provider_rows(document)),
+        common.facts("queue", _facts(document)),
+    ]
+    for title, columns, rows in (
+        ("workers", ["process", "channels", "age_s"], document["workers"]),
+        ("at their own limit", ["campaign", "until"], document["throttled"]),
+        ("breakers", ["scope", "state", "level", "until", "reason"], document["breakers"]),
+        ("stopped", ["scope", "reason", "by", "since", "until"], document["holds"]),
+    ):
+        if rows:
+            more = f" ({len(rows)}, the first {_FIRST})" if len(rows) > _FIRST else ""
+            parts.append(common.table(title + more, columns, rows[:_FIRST]))
+    parts += [Text(f"! {problem}", style="bold red") for problem in document["problems"]]
+    if not document["problems"]:
+        parts.append(Text("Nothing is wrong."))
+    return Group(*parts)
+
+
+_CHANNEL_COLUMNS = ["channel", "waiting", "due", "oldest_due", "per_s", "done_in", "at_best_in", "tickets"]
+_PROVIDER_COLUMNS = ["provider", "accepted_per_min", "ended_per_min", "limit_per_s"]
+
+
+def _channel_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    tickets = document["tickets"] or {}
+    return [
+        {
+            "channel": channel,
+            "waiting": counts["pending"],
+            "due": counts["due"],
+            "oldest_due": span(counts["oldest_due_s"]),
+            "per_s": document["forecast"][channel]["per_s"],
+            "done_in": span(document["forecast"][channel]["done_in_s"]),
+            "at_best_in": span(document["forecast"][channel]["at_best_s"]),
+            "tickets": tickets.get(channel),
+        }
+        for channel, counts in document["due"].items()
+    ]
+
+
+def _provider_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "provider": name,
+            "accepted_per_min": accepted,
+            "ended_per_min": document["ended_per_min"][name],
+            "limit_per_s": document["limit_per_s"].get(name),
+        }
+        for name, accepted in document["rate_per_min"].items()
+    ]
+
+
+def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
+    plain = ("sending", "unknown", "quarantined", "leases", "claimed", "expired_leases", "receipts_waiting")
+    ages = {name: span(document[f"{name}_age_s"]) for name in ("feeder", "sweeper")}
+    return {name: document[name] for name in plain} | {
+        "campaigns": document["campaigns"],
+        "last seen": {"workers alive": document["workers_alive"]} | ages,
+    }
+
+
+def span(seconds: float | None) -> str:
+    """Seconds as a person says them: "35 s", "14 min", "3 h 20 min", "2 days 4 h"; "–" for None."""
+    if seconds is None:
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} days {minutes % 1440 // 60} h"
 
 
 def _print_holds(out: Console, found: list[dict[str, Any]]) -> None:
@@ -289,10 +359,6 @@ def _print_holds(out: Console, found: list[dict[str, Any]]) -> None:
         out.print(common.table("stopped", ["scope", "reason", "by", "since", "until"], found))
     else:
         out.print("Nothing is stopped.")
-
-
-def _seconds(value: float | None) -> float | None:
-    return None if value is None else round(max(value, 0.0), 1)
 
 
 def _instant(written: str) -> datetime:

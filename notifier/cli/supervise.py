@@ -155,8 +155,9 @@ def last_line(log: Path) -> str:
 
 
 def engine(supervisor: Supervisor, email_workers: int = 1, sms_workers: int = 1) -> None:
-    """Registers the API, a feeder, a sweeper and the workers of each channel."""
+    """Registers the API, a feeder, a sweeper, the process for test sends and the workers of each channel."""
     supervisor.add("api", "notifier.api")
+    supervisor.add("control", "workers.main", "control")
     supervisor.add("feeder", "workers.main", "feeder")
     supervisor.add("sweeper", "workers.main", "sweeper")
     for number in range(email_workers):

@@ -5,11 +5,12 @@ A provider module knows one vendor's wire format and nothing of our database.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from notifier.notices import Frozen
 from notifier.states import Channel
@@ -73,6 +74,12 @@ class Outcome:
     raw: str = ""
     #: the answer concerns the whole account, not this message: everybody waits
     hold: bool = False
+    #: surely not sent, and refused for some message of its batch, maybe another one: hand it over by itself now
+    alone: bool = False
+
+
+#: given up before a byte of the message went out, because it was stopped meanwhile
+STOPPED = Outcome(Kind.REFUSED, "not_sent", Blame.THROTTLED)
 
 
 class Event(StrEnum):
@@ -119,6 +126,43 @@ class Provider(Protocol):
         """Hands one message over. Takes at most a few of its own time-outs."""
 
 
+@runtime_checkable
+class OverlappingProvider(Provider, Protocol):
+    """A carrier that can begin a message before the one before is answered."""
+
+    async def start(self, message: Message, may_go: Callable[[], bool]) -> asyncio.Future[Outcome]:
+        """Returns once the next message may begin, with what will tell how this one ended.
+
+        `may_go` is asked at the last moment at which nothing has been sent; False ends it as `STOPPED`.
+        """
+
+
+@runtime_checkable
+class BatchProvider(Provider, Protocol):
+    """A carrier that takes many messages in one request."""
+
+    #: most messages in one request; 1 means that batches are switched off
+    batch_size: int
+
+    async def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Hands over messages of one sender; their outcomes stand in the same order, each true by itself."""
+
+
+@runtime_checkable
+class RepeatableProvider(Provider, Protocol):
+    """A carrier that knows a request again, so that one whose end is unknown can be settled by asking."""
+
+    #: how long after the first request it surely still knows it
+    idempotent_for: timedelta
+
+    async def ask_again(self, messages: Sequence[Message]) -> list[Outcome]:
+        """The very request again: of one message, or the same batch in the same order.
+
+        Accepted means that it was taken, now or before. Everything else stays unknown: a refusal of the
+        second request says nothing about the first.
+        """
+
+
 class ReceiptParser(Protocol):
     """The receiving side of a provider that calls back. The caller has checked that the request is genuine."""
 
@@ -127,3 +171,20 @@ class ReceiptParser(Protocol):
 
     def parse_receipts(self, reference: str, body: bytes) -> Sequence[Receipt]:
         """Raises ValueError if the body is not in the provider's form."""
+
+
+class AccountReceiptParser(Protocol):
+    """The receiving side of a provider that reports about a whole account to one address."""
+
+    name: str
+    channel: Channel
+
+    def verify(self, authorization: str | None) -> bool:
+        """Whether the request's `Authorization` proves that it comes from the provider."""
+
+    def parse_events(self, body: bytes) -> Sequence[tuple[Receipt, bytes]]:
+        """Each event with its own part of the body: the rest is about other people, maybe another doctor's.
+
+        `Receipt.reference` is what the message carried, unchecked; empty if the event names the message only by
+        the provider's id. Raises ValueError if the body is not in the provider's form.
+        """

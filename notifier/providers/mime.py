@@ -33,6 +33,9 @@ def build(message: Message, *, sender: str, domain: str, now: datetime) -> bytes
     """
     frame = _frame(message.content, message.sender_name, sender, message.reply_to, message.language)
     name = message.content.clean(message.name)
+    in_text = _name(name) if name else b""
+    escaped = escape(name)
+    in_html = in_text if escaped == name else _name(escaped)
     return b"".join(
         (
             frame.head,
@@ -44,9 +47,9 @@ def build(message: Message, *, sender: str, domain: str, now: datetime) -> bytes
             b"@",
             domain.encode(),
             frame.before_text,
-            _name(name).join(frame.text) if name else frame.nameless_text,
+            in_text.join(frame.text) if name else frame.nameless_text,
             frame.between,
-            _name(escape(name)).join(frame.html) if name else frame.nameless_html,
+            in_html.join(frame.html) if name else frame.nameless_html,
             frame.end,
         )
     )

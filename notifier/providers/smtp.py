@@ -6,14 +6,15 @@ import asyncio
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import aiosmtplib
 
 from notifier.errors import InputError
 from notifier.providers import mime
-from notifier.providers.base import Blame, Kind, Message, Outcome
+from notifier.providers.base import STOPPED, Blame, Kind, Message, Outcome
 from notifier.providers.smtp_replies import judge, short_code
-from notifier.providers.smtp_session import Session, SessionLost, Stage, take_over
+from notifier.providers.smtp_session import Reply, Session, SessionLost, Stage, take_over
 from notifier.settings import Smtp
 from notifier.states import Channel
 
@@ -44,35 +45,40 @@ class SmtpProvider:
 
     async def close(self) -> None:
         while self._idle:
-            session, _ = self._idle.pop()
-            await session.quit()
+            self._idle.pop()[0].quit()
 
     async def send(self, message: Message) -> Outcome:
+        return await (await self.start(message, lambda: True))
+
+    async def start(self, message: Message, may_go: Callable[[], bool]) -> asyncio.Future[Outcome]:
+        """See `providers.base.OverlappingProvider`."""
         try:
             recipient = mime.plain_address(message.recipient)
         except InputError as error:
-            return Outcome(Kind.REFUSED, "unfit_address", Blame.PERSON, raw=error.message)
+            return _known(Outcome(Kind.REFUSED, "unfit_address", Blame.PERSON, raw=error.message))
         try:
             data = mime.build(message, sender=self._settings.sender, domain=self._domain, now=self._clock())
         except InputError as error:
-            return Outcome(Kind.REFUSED, "unfit_header", Blame.OURS, raw=error.message)
+            return _known(Outcome(Kind.REFUSED, "unfit_header", Blame.OURS, raw=error.message))
         async with self._free:
             try:
                 session, used = await self._session()
             except aiosmtplib.SMTPAuthenticationError as error:
-                return self._refused(error.code, error.message, Blame.OURS, hold=True)
+                return _known(self._refused(error.code, error.message, Blame.OURS, hold=True))
             except aiosmtplib.SMTPResponseException as error:
-                return self._refused(error.code, error.message, Blame.THROTTLED)
+                return _known(self._refused(error.code, error.message, Blame.THROTTLED))
             except (aiosmtplib.SMTPException, OSError) as error:
-                return Outcome(
-                    Kind.REFUSED, "connect_failed", Blame.THROTTLED, _RETRY_CONNECT, raw=type(error).__name__
-                )
-            outcome = await self._hand_over(session, message.reference, recipient, data)
+                reason = type(error).__name__
+                return _known(Outcome(Kind.REFUSED, "connect_failed", Blame.THROTTLED, _RETRY_CONNECT, raw=reason))
+            exchange = session.begin(
+                self._return_path(message.reference), recipient, data, may_go, partial(self._outcome, session)
+            )
+            await (exchange.decided if session.pipelines else exchange.outcome)
             if session.is_usable and used + 1 < self._settings.messages_per_connection:
                 self._idle.append((session, used + 1))
             else:
-                await session.quit()
-            return outcome
+                session.quit()
+            return exchange.outcome
 
     async def _session(self) -> tuple[Session, int]:
         while self._idle:
@@ -99,16 +105,17 @@ class SmtpProvider:
         pipelining = client.supports_extension("pipelining")
         return take_over(client.transport, pipelining=pipelining, timeout_s=settings.timeout_s), 0
 
-    async def _hand_over(self, session: Session, reference: str, recipient: bytes, data: bytes) -> Outcome:
-        try:
-            reply = await session.hand_over(self._return_path(reference), recipient, data)
-        except SessionLost as error:
-            return _broken(error)
+    def _outcome(self, session: Session, reply: Reply | SessionLost) -> Outcome:
+        if isinstance(reply, SessionLost):
+            return _broken(reply)
         if reply.stage is Stage.DOT and 200 <= reply.code < 300:
             raw = f"{reply.code} {reply.text}"[:2000]
             return Outcome(Kind.ACCEPTED, "accepted", provider_message_id=_queue_id(reply.text), raw=raw)
         if reply.code == 421:  # the server is closing the connection (RFC 5321 §3.8)
-            await session.quit()
+            session.quit()
+            if reply.stage in (Stage.RSET, Stage.MAIL):
+                # It was about to before it knew of the message.
+                return self._refused(reply.code, reply.text, Blame.THROTTLED)
         return self._refused(reply.code, reply.text)
 
     def _return_path(self, reference: str) -> bytes:
@@ -132,9 +139,17 @@ def _queue_id(reply: str) -> str | None:
     return found[1] if found else None
 
 
+def _known(outcome: Outcome) -> asyncio.Future[Outcome]:
+    ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    ended.set_result(outcome)
+    return ended
+
+
 def _broken(error: SessionLost) -> Outcome:
     """After the final dot only the server knows whether it took the message (RFC 1047)."""
     reason = str(error)
+    if error.stopped:
+        return STOPPED
     if error.may_be_out:
         return Outcome(Kind.UNKNOWN, "connection_lost_after_data", raw=reason)
     return Outcome(Kind.REFUSED, "connection_lost", Blame.THROTTLED, timedelta(seconds=1), raw=reason)

@@ -128,8 +128,12 @@ class Admin:
         return web.Response(text=html, content_type="text/html", headers={"Content-Security-Policy": policy})
 
     async def counts(self, request: web.Request) -> web.Response:
+        """What was taken, by contact; with `brief` only the totals, for who asks often."""
         receipts = {"posted": self.sms.receipts_posted, "given_up": self.sms.receipts_given_up}
-        return _json(self.ledger.counts() | {"receipts": receipts})
+        known = {"receipts": receipts, "tries": {"email": self.inbox.tries, "sms": self.sms.tries}}
+        if "brief" in request.query:
+            return _json({channel.value: {"taken": self.ledger.total(channel)} for channel in Channel} | known)
+        return _json(self.ledger.counts() | known)
 
     async def messages(self, request: web.Request) -> web.Response:
         """Messages from number `since` on, oldest first, at most `limit`; `next` is where to go on, or null."""

@@ -49,6 +49,8 @@ class Inbox:
         self.ledger = ledger
         self.faults = faults
         self.seed = seed
+        #: recipients asked for, whatever became of them
+        self.tries = 0
         self._dice = random.Random(f"{seed} inbox")
 
     async def start(self, port: int = 0, host: str = "127.0.0.1") -> asyncio.Server:
@@ -79,6 +81,7 @@ class Inbox:
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         """Refuses at this stage: who is unknown, and part of what is only busy."""
+        self.tries += 1
         await asyncio.sleep(latency_s(self.faults, self._dice))
         if self.faults.sender_refused:
             return self._dice.choice(SENDER_REFUSED)

@@ -155,12 +155,18 @@ class Truth:
 
 
 def make_incident(
-    seed: int, doctors: int = 3, patients: int = 3000, out_dir: Path = Path("incident"), faults: Both | None = None
+    seed: int,
+    doctors: int = 3,
+    patients: int = 3000,
+    out_dir: Path = Path("incident"),
+    faults: Both | None = None,
+    *,
+    fates: int | None = None,
 ) -> Truth:
     """Writes `incident.json`, `doctors.json`, `list-<doctor>.csv` and `truth.json` into `out_dir`.
 
     `patients` is the number of data rows over all lists, exactly. The same arguments give the same bytes.
-    `faults` (of the rehearsal servers, under the same seed) decide who counts as reachable.
+    `faults` (of the rehearsal servers, whose seed is `fates`, by default the same) decide who counts as reachable.
     Raises InputError for fewer patients than doctors, or more doctors than there are names.
     """
     if not 1 <= doctors <= len(DOCTOR_SURNAMES) * len(DOCTOR_FIRST_NAMES) * 5 or patients < doctors:
@@ -177,7 +183,9 @@ def make_incident(
         _write_list(out_dir / f"list-{signer['reference']}.csv", own, form, signer, order)
         everyone += people
     for person in everyone:
-        person.reachable = person.excluded is None and _is_reachable(person, faults or Both(), seed)
+        person.reachable = person.excluded is None and _is_reachable(
+            person, faults or Both(), seed if fates is None else fates
+        )
     truth = Truth(seed, patients, signers, everyone)
     _write_json(out_dir / "incident.json", incident_facts())
     _write_json(out_dir / "doctors.json", signers)

@@ -37,6 +37,8 @@ class Taken:
     arrived: bool
     sender: str
     content: str
+    #: what an SMS was handed over with: the last part of the address for its receipts
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +85,19 @@ class Ledger:
         os.close(self._fd)
 
     def add(
-        self, channel: Channel, contact: str, content: str, *, at: float, sender: str = "", arrived: bool = True
+        self,
+        channel: Channel,
+        contact: str,
+        content: str,
+        *,
+        at: float,
+        sender: str = "",
+        arrived: bool = True,
+        reference: str = "",
     ) -> int:
         """Writes one message down and returns its number. After this it may be confirmed."""
         number = len(self._places)
-        taken = Taken(number, channel, contact, at, arrived, sender, content)
+        taken = Taken(number, channel, contact, at, arrived, sender, content, reference)
         line = orjson.dumps(asdict(taken)) + b"\n"
         os.pwrite(self._fd, line, self._size)
         self._note(len(line), channel, contact, arrived)
@@ -173,12 +183,18 @@ def read_mail(content: str) -> Mail:
 
 
 def described(taken: Taken) -> dict[str, Any]:
-    """One message as plain data, for JSON and for `incidents.judge`."""
+    """One message as plain data, for JSON and for `judging.judge`. A mail's reference is its id, left of the @."""
     known = {key: value for key, value in asdict(taken).items() if key != "content"}
     if taken.channel is Channel.SMS:
         return {**known, "message_id": "", "subject": "", "text": taken.content}
     mail = read_mail(taken.content)
-    return {**known, "message_id": mail.message_id, "subject": mail.subject, "text": mail.text or mail.html}
+    return {
+        **known,
+        "reference": mail.message_id.strip("<>").partition("@")[0],
+        "message_id": mail.message_id,
+        "subject": mail.subject,
+        "text": mail.text or mail.html,
+    }
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:

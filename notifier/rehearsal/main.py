@@ -184,9 +184,8 @@ def stop(data_dir: Path) -> None:
         child.wait()
 
 
-def fetch_messages(here: Announcement) -> Iterator[dict[str, Any]]:
-    """Every message a running rehearsal took, oldest first, as `ledger.described` gives them."""
-    since: int | None = 0
+def fetch_messages(here: Announcement, since: int | None = 0) -> Iterator[dict[str, Any]]:
+    """Messages a rehearsal took, from number `since` on, oldest first, as `ledger.described` gives them."""
     with httpx.Client(base_url=here.page_url, timeout=60) as client:
         while since is not None:
             answer = client.get("/messages.json", params={"since": since})

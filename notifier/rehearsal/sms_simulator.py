@@ -92,6 +92,8 @@ class SmsSimulator:
         self.credits = 1_000_000.0
         #: receipts posted and taken by our side, for the page
         self.receipts_posted = 0
+        #: requests seen, whatever became of them
+        self.tries = 0
         self.receipts_given_up = 0
         self._dice = random.Random(f"{seed} sms")
         self._window = (0, 0)
@@ -112,6 +114,7 @@ class SmsSimulator:
 
     async def send(self, request: web.Request) -> web.StreamResponse:
         """One SMS. Counts it before answering: an answer that is lost does not undo the count."""
+        self.tries += 1
         await asyncio.sleep(latency_s(self.faults, self._dice))
         kind = trouble(self.faults, self._dice)
         if kind is Trouble.CLOSED:
@@ -144,7 +147,13 @@ class SmsSimulator:
         is_first = self.ledger.count(Channel.SMS, recipient) == 0
         arrived = end is not Fate.HARD_BOUNCES and not (end is Fate.SOFT_BOUNCES_ONCE and is_first)
         self.ledger.add(
-            Channel.SMS, recipient, body["content"], at=time.time(), sender=body["sender"], arrived=arrived
+            Channel.SMS,
+            recipient,
+            body["content"],
+            at=time.time(),
+            sender=body["sender"],
+            arrived=arrived,
+            reference=body.get("webUrl", "").rpartition("/")[2],
         )
         self.credits -= parts * PRICE_PER_PART
         sms = _Sms(

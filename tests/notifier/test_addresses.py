@@ -8,7 +8,7 @@ from pathlib import Path
 
 import phonenumbers
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notifier.addresses import (
@@ -18,6 +18,10 @@ from notifier.addresses import (
     Reason,
     check_email,
     check_phone,
+    is_role,
+    is_well_known,
+    plain_email,
+    plain_phone,
     split_emails,
     split_phones,
 )
@@ -299,6 +303,7 @@ def test_notes_that_name_somebody_else_are_told_apart():
 _messy = st.text(alphabet="0123456789 +().-/;,xXoOeE=\"'\u00a0\u200b\nàmr", max_size=24) | st.text(max_size=24)
 
 
+@settings(deadline=None)
 @given(_messy, st.sampled_from(["FR", "GP", "MC", "US", "NC"]), st.sampled_from([None, "", "97", "97400", "x"]))
 def test_no_number_crashes_and_a_good_one_stays_itself(value, region, postal_code):
     phone = check_phone(value, region, postal_code)
@@ -310,11 +315,46 @@ def test_no_number_crashes_and_a_good_one_stays_itself(value, region, postal_cod
         assert "".join(digits).lstrip("0")[-6:] in phone.e164 + "0" or ".0" in value or ",0" in value
 
 
+@settings(deadline=None)
 @given(_messy)
 def test_splitting_a_cell_loses_no_digit(cell):
     pieces = split_phones(cell)
     kept = "".join(f"{piece.text}{piece.note}" for piece in pieces)
     assert sorted(filter(str.isdecimal, kept)) == sorted(filter(str.isdecimal, cell))
+
+
+@pytest.mark.parametrize("region", ["FR", "GP", "RE", "MQ", "YT", "GF", "PM", "MC", "BE"])
+@pytest.mark.parametrize("postal_code", [None, "75001", "97110", "97400", "97600", "97500"])
+def test_the_quick_reading_of_a_number_is_the_careful_one(region, postal_code):
+    """For a number of every block of four digits, in the writings that the quick reading takes."""
+    dice = random.Random(f"{region} {postal_code}")
+    taken = 0
+    for block in range(1000, 8000, 7):
+        digits = f"{block}{dice.randrange(100_000):05d}"
+        pairs = [f"0{digits[0]}", *(digits[start : start + 2] for start in range(1, 9, 2))]
+        written = dice.choice((" ".join(pairs), ".".join(pairs), f"0{digits}", f"+33{digits}", f"+33 (0){digits}"))
+        if (quick := plain_phone(written, region)) is not None:
+            taken += 1
+            careful = check_phone(written, region, postal_code)
+            assert quick == (careful.e164, careful.sms_capable), written
+            assert careful.kind in ("mobile", "landline"), written
+            assert [piece.text for piece in split_phones(written)] == [written]
+    assert taken > 300 or region in ("MC", "BE")
+    assert not taken or region not in ("MC", "BE")
+
+
+def test_the_quick_reading_takes_the_fictitious_block_and_no_other_of_0639():
+    assert plain_phone("06 39 98 12 34", "RE") == ("+33639981234", True)
+    assert plain_phone("06 39 01 23 45", "FR") is None
+    assert plain_phone("06 06 06 06 06", "FR") is None
+
+
+@settings(deadline=None)
+@given(_messy, st.sampled_from(["FR", "GP", "MC"]), st.sampled_from([None, "97400"]))
+def test_where_a_number_is_read_quickly_it_is_read_as_carefully(value, region, postal_code):
+    if (quick := plain_phone(value, region)) is not None:
+        careful = check_phone(value, region, postal_code)
+        assert quick == (careful.e164, careful.sms_capable)
 
 
 # --- email addresses --------------------------------------------------------------------------------
@@ -403,6 +443,10 @@ def test_an_address_in_any_writing(value, address):
         ("jean@laposte.ne", Reason.MISTYPED, "jean@laposte.net"),
         ("jean@yahooo.fr", Reason.MISTYPED, "jean@yahoo.fr"),
         ("jean@free.fe", Reason.MISTYPED, "jean@free.fr"),
+        ("jean@example.con", Reason.MISTYPED, "jean@example.com"),
+        ("jean@mon-site.cmo", Reason.MISTYPED, "jean@mon-site.com"),
+        ("jean@mon-site.xq", Reason.DOMAIN, None),
+        ("jean@orange.example", Reason.DOMAIN, None),
     ],
 )
 def test_an_address_that_may_be_wrong_is_offered_but_not_used(value, reason, suggestion):
@@ -440,6 +484,7 @@ def test_a_cell_with_several_addresses_is_never_cut_into_somebody_elses(cell, te
 _addresses = st.text(alphabet="ab.@,;<>' éœ\u2019\u200b\n-_+/()", max_size=24) | st.text(max_size=24) | st.emails()
 
 
+@settings(deadline=None)
 @given(_addresses)
 def test_no_address_crashes_and_a_good_one_stays_itself(value):
     email = check_email(value)
@@ -456,6 +501,67 @@ def test_no_address_crashes_and_a_good_one_stays_itself(value):
 def test_every_reason_has_words_in_both_languages():
     assert set(WORDS) == set(Reason)
     assert all(french and english for french, english in WORDS.values())
+
+
+@pytest.mark.parametrize(
+    ("value", "is_quick"),
+    [
+        ("jean@example.fr", True),
+        ("Jean.Exemple-1@EXAMPLE.FR", True),
+        ("o'connor+dossier@example.fr", True),
+        ("jean@gmial.com", False),
+        ("neant@example.fr", False),
+        ("test@test.fr", False),
+        ("jean..exemple@example.fr", False),
+        ("jean@localhost", False),
+        ("a@example.fr;b@example.fr", False),
+        ("jean@example.fr ", False),
+        ("a" * 65 + "@example.fr", False),
+        ("", False),
+    ],
+)
+def test_a_plain_address_is_read_quickly(value, is_quick):
+    assert (plain_email(value) is not None) == is_quick
+
+
+@settings(deadline=None)
+@given(_addresses | st.from_regex(r"[a-z0-9.]{1,9}@(example|gmail|orange|x|neant)\.(fr|com)", fullmatch=True))
+def test_where_an_address_is_read_quickly_it_is_read_as_carefully(value):
+    if (quick := plain_email(value)) is not None:
+        assert quick == check_email(value).address
+        assert check_email(value).ok
+        assert split_emails(value) == [Piece(value)]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("contact@example.org", True),
+        ("Info1@example.org", True),
+        ("cabinet.martin@example.org", True),
+        ("secretariat-2@example.org", True),
+        ("service.patient@example.org", True),
+        ("jean.contact@example.org", False),
+        ("contactin@example.org", False),
+        ("cabinetier@example.org", False),
+        ("bureau@example.org", False),  # a family name
+        ("marie@example.org", False),
+    ],
+)
+def test_mailboxes_of_offices_are_known_by_their_names(address, expected):
+    assert is_role(address) == expected
+
+
+def test_a_note_may_say_that_a_mailbox_is_the_persons_own():
+    (piece,) = split_emails("contact@example.org (perso)")
+    assert (piece.text, piece.is_personal, piece.refusal) == ("contact@example.org", True, None)
+    (piece,) = split_emails("contact@example.org (travail)")
+    assert not piece.is_personal
+
+
+def test_large_operators_are_known():
+    assert all(map(is_well_known, ("gmail.com", "orange.fr", "free.fr", "hotmail.co.uk")))
+    assert not any(map(is_well_known, ("gmail.fr", "gmial.com", "free.com", "example.org", "localhost")))
 
 
 # --- published cases --------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def test_a_started_campaign_cannot_be_started_again_nor_fanned_out_twice(databas
     with database.staff() as session, pytest.raises(ConflictError):
         acts.start(session, campaign.id, actor="cli:test", now=NOW)
     with database.staff() as session:
-        again = session.execute(fanout._FAN_OUT, {"campaign_id": campaign.id}).scalar_one()
+        again = session.execute(fanout._FAN_OUT_AGAIN, {"campaign_id": campaign.id}).scalar_one()
         assert again == 0
         assert session.scalar(text("SELECT count(*) FROM delivery")) == 10
         assert session.scalar(text("SELECT count(*) FROM delivery_patient")) == 10

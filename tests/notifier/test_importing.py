@@ -7,25 +7,22 @@ from datetime import UTC, date, datetime
 
 import psycopg
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from notifier import models
+from notifier.checking import check_list
 from notifier.errors import ConflictError, ListError
-from notifier.importers import Column, Doubt, RawRow
 from notifier.importing import (
     CONTACT_PURPOSE,
     IDENTITY_PURPOSE,
-    WORDS,
-    Identity,
-    RowReason,
-    check_list,
+    Difference,
+    compare_list,
     contact_blind,
     import_list,
-    judge,
-    parse_birth_date,
 )
+from notifier.judging import Identity
 from notifier.sealing import DataKey, MasterKey
 from notifier.states import Channel
 from notifier.store import Database
@@ -41,417 +38,6 @@ def _stream(text: str) -> io.BytesIO:
 
 def _check(text: str, **options):
     return check_list(_stream(text), show=True, today=TODAY, **options)
-
-
-def _judge(region: str = "FR", **cells: str):
-    return judge(RawRow(2, {Column(name): [value] for name, value in cells.items()}), region, TODAY)
-
-
-# --- one row ----------------------------------------------------------------------------------------
-
-
-def test_a_row_keeps_every_usable_contact_in_its_order():
-    raw = RawRow(
-        2,
-        {
-            Column.LAST_NAME: ["Martin"],
-            Column.EMAIL: ["b@example.fr / a@example.fr", "B@example.fr"],
-            Column.PHONE: ["01 99 00 12 34 ; 06 39 98 00 02", "0639980001 (mère)"],
-        },
-    )
-    judged = judge(raw, "FR", TODAY)
-    assert judged.emails == ["b@example.fr", "a@example.fr"]
-    assert judged.numbers == ["+33639980002", "+33639980001"]
-    assert judged.identity.phones == ("+33199001234",)
-    assert judged.problems == [("phone", "contact_of_another_person")]
-
-
-def test_a_named_person_without_any_contact_is_accepted():
-    judged = _judge(last_name="Martin", email="neant@neant.fr", phone="0000000000")
-    assert judged.key is not None
-    assert judged.emails == judged.numbers == []
-    assert judged.problems == [("email", "filler"), ("phone", "filler")]
-
-
-def test_a_contact_without_a_name_is_accepted_with_a_doubt():
-    judged = _judge(email="a@example.fr")
-    assert judged.key == "contact:a@example.fr"
-    assert ("row", "no_name") in judged.problems
-
-
-def test_a_row_with_neither_is_refused_with_a_reason():
-    judged = _judge(town="Ville")
-    assert judged.key is None
-    assert judged.problems == [("row", "no_identity")]
-
-
-@pytest.mark.parametrize(
-    "cells", [{"last_name": "TOTAL"}, {"patient_id": "Total : 3"}, {"last_name": "Total", "phone": "2"}]
-)
-def test_a_totals_line_is_no_person(cells):
-    judged = _judge(**cells)
-    assert judged.key is None
-    assert judged.problems == [("row", "totals_line")]
-
-
-def test_a_person_called_total_is_a_person():
-    assert _judge(last_name="Total", first_name="Luc", birth_date="01/02/1960").key is not None
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ({"last_name": "MARTIN", "first_name": "Zoé"}, {"last_name": "Martin", "first_name": "ZOE"}),
-        (
-            {"last_name": "d'Alembert", "first_name": "Jean-Luc"},
-            {"last_name": "D’ALEMBERT", "first_name": "JEAN LUC"},
-        ),
-        ({"last_name": "Mme Lefèvre", "first_name": "A"}, {"last_name": "LEFEVRE", "first_name": "a"}),
-    ],
-)
-def test_one_person_written_in_two_ways_is_one_person(one, other):
-    born = {"birth_date": "03/04/1975"}
-    assert _judge(**one, **born).key == _judge(**other, birth_date="1975-04-03").key
-
-
-def test_the_patient_id_comes_before_the_name():
-    assert _judge(patient_id="A7", last_name="Martin").key == _judge(patient_id="a7", last_name="Martain").key
-
-
-def test_a_contact_of_another_adult_is_not_used():
-    judged = _judge(last_name="M", phone="0639980001 (voisine)", email="a@example.fr (mari)")
-    assert (judged.emails, judged.numbers) == ([], [])
-    assert judged.problems == [("email", "contact_of_another_adult"), ("phone", "contact_of_another_adult")]
-
-
-def test_namesakes_without_a_birth_date_stay_two_people():
-    one = _judge(last_name="Martin", first_name="Luc", email="a@example.fr")
-    other = _judge(last_name="Martin", first_name="Luc", email="b@example.fr")
-    assert one.key != other.key
-
-
-@pytest.mark.parametrize(
-    ("cells", "excluded", "problems"),
-    [
-        ({"deceased": "oui"}, "deceased", []),
-        ({"deceased": "Décédée"}, "deceased", []),
-        ({"deceased": "12/03/2020"}, "deceased", []),
-        ({"deceased": "DCD"}, "deceased", []),
-        ({"deceased": "non"}, None, []),
-        ({"deceased": "?"}, None, [("deceased", "unclear_yes_or_no")]),
-        ({"affected": "non"}, "not_affected", []),
-        ({"affected": "oui"}, None, []),
-        ({"affected": "peut-être"}, None, [("affected", "unclear_yes_or_no")]),
-    ],
-)
-def test_only_a_clear_word_excludes_a_person(cells, excluded, problems):
-    judged = _judge(last_name="Martin", **cells)
-    assert (judged.excluded, judged.problems) == (excluded, problems)
-
-
-@pytest.mark.parametrize(
-    ("written", "language", "doubts"),
-    [
-        ("fr", "fr", 0),
-        ("Français", "fr", 0),
-        ("en-GB", "en", 0),
-        ("English", "en", 0),
-        ("arabe", "fr", 1),
-        ("de", "fr", 1),
-    ],
-)
-def test_languages_we_cannot_compose_fall_back_with_a_doubt(written, language, doubts):
-    judged = _judge(last_name="Martin", language=written)
-    assert (judged.language, len(judged.problems)) == (language, doubts)
-
-
-def test_a_sensitive_comment_counts_as_a_comment():
-    judged = _judge(last_name="Martin", comment_sensitive="oui")
-    assert judged.comment
-    assert judged.comment_sensitive
-
-
-@pytest.mark.parametrize(
-    ("cells", "expected"),
-    [
-        ({"address": "1 rue A", "postal_code": "1000", "town": "Bourg"}, (("1 rue A",), "01000", "Bourg")),
-        (
-            {"address": "1 rue A\nBât. 2", "postal_code": "75001.0", "town": "Paris"},
-            (("1 rue A", "Bât. 2"), "75001", "Paris"),
-        ),
-        ({"address": "1 rue A, 75001 Paris"}, (("1 rue A",), "75001", "Paris")),
-        ({"address": "1 rue A\n20090 Ajaccio"}, (("1 rue A",), "20090", "Ajaccio")),
-    ],
-)
-def test_a_letter_can_be_addressed(cells, expected):
-    identity = _judge(last_name="Martin", **cells).identity
-    assert (identity.address, identity.postal_code, identity.town) == expected
-    assert identity.has_postal
-
-
-def test_overseas_numbers_go_by_the_postal_code():
-    assert _judge(last_name="M", phone="0692 12 34 56", postal_code="97400").numbers == ["+262692123456"]
-
-
-def test_a_service_number_is_nobodys():
-    judged = _judge(last_name="M", phone="0 891 12 34 56")
-    assert judged.numbers == []
-    assert judged.problems == [("phone", "service_number")]
-
-
-def test_accents_damaged_by_an_earlier_program_are_mended_with_a_doubt():
-    judged = _judge(last_name="Martin", first_name="RenÃ©")
-    assert judged.identity.first_name == "René"
-    assert judged.problems == [("last_name", "damaged_accents")]
-    assert _judge(last_name="Martin", first_name="JOÃO").identity.first_name == "JOÃO"
-
-
-@pytest.mark.parametrize(
-    ("written", "expected"),
-    [
-        ("03/04/1975", "1975-04-03"),
-        ("3.4.1975", "1975-04-03"),
-        ("1975-04-03", "1975-04-03"),
-        ("1975-04-03T00:00:00", "1975-04-03"),
-        ("19750403", "1975-04-03"),
-        ("03041975", "1975-04-03"),
-        ("27395", "1975-01-01"),
-        ("27395.0", "1975-01-01"),
-        ("03/04/60", "1960-04-03"),
-        ("29/02/2000", "2000-02-29"),
-        ("00/00/1950", RowReason.INVALID_DATE),
-        ("31/02/1950", RowReason.INVALID_DATE),
-        ("01/22/1950", RowReason.INVALID_DATE),
-        ("03/04/2999", RowReason.INVALID_DATE),
-        ("03/04/15", RowReason.AMBIGUOUS_YEAR),
-        ("avril 1975", RowReason.INVALID_DATE),
-        ("", RowReason.INVALID_DATE),
-    ],
-)
-def test_birth_dates(written, expected):
-    born, reason = parse_birth_date(written, TODAY)
-    assert (reason if born is None else born) == expected
-    assert (born is None) == (reason is not None)
-
-
-@given(st.text(max_size=30))
-def test_no_birth_date_crashes(written):
-    born, reason = parse_birth_date(written, TODAY)
-    assert (born is None) == (reason is not None)
-
-
-_cell = st.text(alphabet=st.characters(codec="utf-8"), max_size=30) | st.sampled_from(
-    ["a@example.fr", "0639980001", "Martin", "TOTAL", "oui", "non", "12/03/1950", "Ã©", "x@x;y", "/", "97400"]
-)
-
-
-@given(
-    st.dictionaries(st.sampled_from(list(Column)), st.lists(_cell, min_size=1, max_size=3)),
-    st.sampled_from(["FR", "GP", "BE", "US"]),
-)
-def test_no_row_crashes_and_a_refused_row_says_why(cells, region):
-    judged = judge(RawRow(2, cells), region, TODAY)
-    assert judged.key is not None or judged.problems
-    assert all(column and reason for column, reason in judged.problems)
-    assert Identity.from_json(judged.identity.to_json()) == judged.identity
-
-
-def test_every_reason_has_words_in_both_languages():
-    assert set(WORDS) == {str(code) for code in (*RowReason, *Doubt)}
-    assert all(french and english for french, english in WORDS.values())
-
-
-# --- a whole list -----------------------------------------------------------------------------------
-
-
-def test_the_report_of_a_list_has_every_row_and_adds_up():
-    report = _check(
-        HEADER
-        + "1;Martin;Zoé;03/04/1975;z@example.fr;;;;;\n"
-        + "2;Durand;Luc;;;06 39 98 00 02;;;;\n"
-        + "1;MARTIN;Zoe;03/04/1975;;0639980001;;;;\n"
-        + ";;;;;;;;;\n"
-        + "3;Petit;Anne;;neant@neant.fr;;01 99 00 12 34;1 rue A;75001;Paris\n"
-        + "4;Roux;Max;;jean@orange,fr;06 12 34 XX XX;;;;\n"
-        + "Total;4;;;;;;;;\n"
-    )
-    assert [report[name] for name in ("rows", "accepted", "merged", "refused", "excluded")] == [6, 4, 1, 1, 0]
-    assert report["reach"] == {"email": 1, "sms": 1, "letter": 1, "none": 1}
-    assert report["problems"] == [
-        {"row": 6, "column": "email", "reason": "filler"},
-        {"row": 7, "column": "email", "reason": "comma_for_dot"},
-        {"row": 7, "column": "phone", "reason": "letters_in_number"},
-        {"row": 8, "column": "row", "reason": "totals_line"},
-    ]
-    assert [patient["row"] for patient in report["patients"]] == [2, 3, 4, 6, 7, 8]
-    assert report["patients"][0] == {
-        "row": 2,
-        "patient_id": "1",
-        "email": "z@example.fr",
-        "phones": [],
-        "language": "fr",
-        "birth_date": "1975-04-03",
-        "excluded": None,
-    }
-
-
-def test_a_person_in_two_rows_is_reached_by_the_contact_of_either():
-    report = _check("nom;prenom;ne le;portable;email\nM;L;1/2/1960;0639980001;\nM;L;1/2/1960;;a@example.fr\n")
-    assert report["merged"] == 1
-    assert report["reach"] == {"email": 1, "sms": 0, "letter": 0, "none": 0}
-
-
-def test_excluded_people_are_not_counted_as_reached():
-    report = _check("nom;email;decede\nM;a@example.fr;oui\nN;b@example.fr;\n")
-    assert (report["accepted"], report["excluded"], sum(report["reach"].values())) == (2, 1, 1)
-
-
-def test_one_id_with_two_birth_dates_is_two_people():
-    report = _check("id;nom;ne le;email\n7;M;1/2/1960;a@example.fr\n7;N;3/4/1990;b@example.fr\n7;M;1/2/1960;\n")
-    assert (report["accepted"], report["merged"]) == (2, 1)
-    assert [problem["reason"] for problem in report["problems"]] == ["same_id_other_person"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "dossier;nom prenom;email\n5;MARTIN Jean;j@example.fr\n5;DUPONT Marie;m@example.fr\n",
-        "id;nom;prenom;ne le;email\n5;M;Luc;1/2/2015;a@example.fr\n5;M;Léa;1/2/2015;b@example.fr\n",
-        "id;nom;prenom;ne le;email\n5;M;Luc;1/2/1960;a@example.fr\n5;M;Luc;1/2/1990;b@example.fr\n",
-        "id;nom;email\n5;M;a@example.fr\n5;;b@example.fr\n",
-        "id;email\n5;a@example.fr\n5;b@example.fr\n",
-        "id;portable\n5;0639980001\n5;0639980002\n",
-    ],
-)
-def test_two_people_with_one_id_never_become_one(text, save, people):
-    report = _check(text)
-    assert (report["accepted"], report["merged"]) == (2, 0)
-    assert {"row": 3, "column": "patient_id", "reason": "same_id_other_person"} in report["problems"]
-    assert save(text).accepted == 2
-    assert [len(emails + numbers) for _, _, emails, numbers in people()] == [1, 1]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "id;nom;prenom;email\n5;M;Luc;a@example.fr\n5;M;LUC;b@example.fr\n",
-        "id;nom;nom de naissance;prenom;email\n5;M;N;Léa;a@example.fr\n5;N;;Léa;b@example.fr\n",
-        "id;nom;email\n5;M;a@example.fr\n5;;a@example.fr\n",
-        "id;email;portable\n5;a@example.fr;\n5;;0639980001\n",
-    ],
-)
-def test_one_person_in_two_rows_of_one_id_stays_one(text):
-    report = _check(text)
-    assert (report["accepted"], report["merged"]) == (1, 1)
-    assert "same_id_other_person" not in [problem["reason"] for problem in report["problems"]]
-
-
-def test_an_id_column_that_holds_the_same_for_everybody_loses_nobody(save):
-    rows = [f"1;Nom{number % 3000};p{number % 3000}@example.fr\n" for number in range(6000)]
-    report = _check("dossier;nom;email\n" + "".join(rows))
-    assert (report["accepted"], report["merged"]) == (3000, 3000)
-    listed = save("dossier;nom;email\n" + "".join(rows))
-    assert (listed.accepted, listed.merged) == (3000, 3000)
-
-
-def test_a_contact_of_more_people_than_a_family_is_nobodys(save, people, database: Database):
-    rows = [f"{n};N{n};home@example.fr;06 39 98 00 0{n};family@example.fr\n" for n in range(1, 7)]
-    rows += ["7;N7;home@example.fr;;\n", "8;N8;own@example.fr / home@example.fr;;\n"]
-    text = "id;nom;email;portable;email 2\n" + "".join(rows)
-    report = _check(text)
-    assert report["reach"] == {"email": 7, "sms": 0, "letter": 0, "none": 1}
-    assert [(one["row"], one["reason"]) for one in report["problems"]] == [
-        (n, "shared_by_many") for n in range(2, 10)
-    ]
-    save(text)
-    assert [emails for _, _, emails, _ in people()] == [["family@example.fr"]] * 6 + [[], ["own@example.fr"]]
-    assert [patient.outcome for patient, *_ in people()] == ["on_the_way"] * 6 + ["unreached", "on_the_way"]
-    with database.staff() as session:
-        problems = session.execute(
-            select(models.ListProblem.row, models.ListProblem.column, models.ListProblem.reason)
-        )
-        assert [tuple(one) for one in problems] == [(n, "email", "shared_by_many") for n in range(2, 10)]
-
-
-def test_the_doctors_own_contacts_are_no_patients(save, people):
-    own = ("Cabinet@example.org", "01 99 00 12 34", "06 39 98 00 99")
-    text = "nom;email;portable;fixe\nM;cabinet@example.org;0639980099;0199001234\nN;n@example.fr;;\n;cabinet@example.org;;\n"
-    report = _check(text, own_contacts=own)
-    assert report["reach"] == {"email": 1, "sms": 0, "letter": 0, "none": 1}
-    assert [(one["row"], one["reason"]) for one in report["problems"]] == [
-        *[(2, "practice_contact")] * 3,
-        (4, "practice_contact"),
-        (4, "no_identity"),
-    ]
-    save(text, own_contacts=own)
-    assert [(emails, numbers, identity.phones) for _, identity, emails, numbers in people()] == [
-        ([], [], ()),
-        (["n@example.fr"], [], ()),
-    ]
-
-
-def test_yes_and_no_about_one_person_is_yes_and_a_dash_is_neither(save, people):
-    text = (
-        "id;nom;email;concerne\n1;M;a@example.fr;oui\n1;M;a@example.fr;non\n2;N;b@example.fr;non\n"
-        "2;N;b@example.fr;\n3;P;c@example.fr;-\n4;Q;d@example.fr;non\n4;Q;d@example.fr;oui\n"
-    )
-    report = _check(text)
-    assert (report["accepted"], report["excluded"]) == (4, 1)
-    assert [(one["row"], one["column"], one["reason"]) for one in report["problems"]] == [
-        (3, "affected", "yes_and_no"),
-        (8, "affected", "yes_and_no"),
-    ]
-    save(text)
-    assert [(patient.outcome, patient.outcome_reason) for patient, *_ in people()] == [
-        ("on_the_way", None),
-        ("excluded", "not_affected"),
-        ("on_the_way", None),
-        ("on_the_way", None),
-    ]
-
-
-@pytest.mark.parametrize("footer", ["Fin de liste", "1 patient(s)", "Nombre: 1", "2 patients", "Nb patients : 1"])
-def test_a_footer_is_no_person(footer):
-    report = _check(f"nom;prenom;email\nM;L;a@example.fr\n{footer};;\n")
-    assert (report["accepted"], report["refused"]) == (1, 1)
-    assert report["problems"] == [{"row": 3, "column": "row", "reason": "totals_line"}]
-
-
-def test_a_header_repeated_is_reported_once_and_as_that():
-    report = _check("nom;email\nM;a@example.fr\nnom;email\n")
-    assert report["problems"] == [{"row": 3, "column": "row", "reason": "header_again"}]
-
-
-def test_a_list_without_rows_says_so(save):
-    for act in (_check, save):
-        with pytest.raises(ListError, match="nothing below"):
-            act("nom;email\n")
-
-
-def test_an_error_in_the_last_of_many_rows_is_found_and_numbered():
-    rows = [f"p{number}@example.fr\n" for number in range(499)]
-    report = _check("email\n" + "".join(rows) + "p499@example..fr\n")
-    assert (report["rows"], report["accepted"], report["refused"]) == (500, 499, 1)
-    assert {problem["row"] for problem in report["problems"]} == {501}
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["", "1", "2", "Total"]),
-            st.sampled_from(["", "Martin", "Durand", '"', "é"]),
-            st.sampled_from(["", "a@example.fr", "b@example.fr;", "x"]),
-            st.sampled_from(["", "0639980001", "0199001234", "12", '"0']),
-        ),
-        max_size=12,
-    )
-)
-def test_the_sums_always_hold(rows):
-    report = _check("id,nom,email,portable\n9,Petit,,\n" + "".join(",".join(row) + "\n" for row in rows))
-    assert report["rows"] == report["accepted"] + report["merged"] + report["refused"] == len(report["patients"])
-    assert report["columns"] == {"id": "patient_id", "nom": "last_name", "email": "email", "portable": "phone"}
-    assert sum(report["reach"].values()) == report["accepted"] - report["excluded"]
-    assert report["refused"] <= len(report["problems"])
 
 
 # --- in the database --------------------------------------------------------------------------------
@@ -522,6 +108,95 @@ def people(database: Database, data_key: DataKey):
             return found
 
     return read
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dossier;nom prenom;email\n5;MARTIN Jean;j@example.fr\n5;DUPONT Marie;m@example.fr\n",
+        "id;nom;prenom;ne le;email\n5;M;Luc;1/2/2015;a@example.fr\n5;M;Léa;1/2/2015;b@example.fr\n",
+        "id;nom;prenom;ne le;email\n5;M;Luc;1/2/1960;a@example.fr\n5;M;Luc;1/2/1990;b@example.fr\n",
+        "id;nom;email\n5;M;a@example.fr\n5;;b@example.fr\n",
+        "id;email\n5;a@example.fr\n5;b@example.fr\n",
+        "id;portable\n5;0639980001\n5;0639980002\n",
+    ],
+)
+def test_two_people_with_one_id_never_become_one(text, save, people):
+    report = _check(text)
+    assert (report["accepted"], report["merged"]) == (2, 0)
+    assert {"row": 3, "column": "patient_id", "reason": "same_id_other_person"} in report["problems"]
+    assert save(text).accepted == 2
+    assert [len(emails + numbers) for _, _, emails, numbers in people()] == [1, 1]
+
+
+def test_an_id_column_that_holds_the_same_for_everybody_loses_nobody(save):
+    rows = [f"1;Nom{number % 3000};p{number % 3000}@example.fr\n" for number in range(6000)]
+    report = _check("dossier;nom;email\n" + "".join(rows))
+    assert (report["accepted"], report["merged"]) == (3000, 3000)
+    listed = save("dossier;nom;email\n" + "".join(rows))
+    assert (listed.accepted, listed.merged) == (3000, 3000)
+
+
+def test_a_contact_of_more_people_than_a_family_is_nobodys(save, people, database: Database):
+    rows = [f"{n};N{n};home@example.fr;06 39 98 00 0{n};family@example.fr\n" for n in range(1, 7)]
+    rows += ["7;N7;home@example.fr;;\n", "8;N8;own@example.fr / home@example.fr;;\n"]
+    text = "id;nom;email;portable;email 2\n" + "".join(rows)
+    report = _check(text)
+    assert report["reach"] == {"email": 7, "sms": 0, "letter": 0, "none": 1}
+    assert [(one["row"], one["reason"]) for one in report["problems"]] == [
+        (n, "shared_by_many") for n in range(2, 10)
+    ]
+    save(text)
+    assert [emails for _, _, emails, _ in people()] == [["family@example.fr"]] * 6 + [[], ["own@example.fr"]]
+    assert [patient.outcome for patient, *_ in people()] == ["on_the_way"] * 6 + ["unreached", "on_the_way"]
+    with database.staff() as session:
+        problems = session.execute(
+            select(models.ListProblem.row, models.ListProblem.column, models.ListProblem.reason)
+        )
+        assert [tuple(one) for one in problems] == [(n, "email", "shared_by_many") for n in range(2, 10)]
+
+
+def test_the_doctors_own_contacts_are_no_patients(save, people):
+    own = ("Cabinet@example.org", "01 99 00 12 34", "06 39 98 00 99")
+    text = "nom;email;portable;fixe\nM;cabinet@example.org;0639980099;0199001234\nN;n@example.fr;;\n;cabinet@example.org;;\n"
+    report = _check(text, own_contacts=own)
+    assert report["reach"] == {"email": 1, "sms": 0, "letter": 0, "none": 1}
+    assert [(one["row"], one["reason"]) for one in report["problems"]] == [
+        *[(2, "practice_contact")] * 3,
+        (4, "practice_contact"),
+        (4, "no_identity"),
+    ]
+    save(text, own_contacts=own)
+    assert [(emails, numbers, identity.phones) for _, identity, emails, numbers in people()] == [
+        ([], [], ()),
+        (["n@example.fr"], [], ()),
+    ]
+
+
+def test_yes_and_no_about_one_person_is_yes_and_a_dash_is_neither(save, people):
+    text = (
+        "id;nom;email;concerne\n1;M;a@example.fr;oui\n1;M;a@example.fr;non\n2;N;b@example.fr;non\n"
+        "2;N;b@example.fr;\n3;P;c@example.fr;-\n4;Q;d@example.fr;non\n4;Q;d@example.fr;oui\n"
+    )
+    report = _check(text)
+    assert (report["accepted"], report["excluded"]) == (4, 1)
+    assert [(one["row"], one["column"], one["reason"]) for one in report["problems"]] == [
+        (3, "affected", "yes_and_no"),
+        (8, "affected", "yes_and_no"),
+    ]
+    save(text)
+    assert [(patient.outcome, patient.outcome_reason) for patient, *_ in people()] == [
+        ("on_the_way", None),
+        ("excluded", "not_affected"),
+        ("on_the_way", None),
+        ("on_the_way", None),
+    ]
+
+
+def test_a_list_without_rows_says_so(save):
+    for act in (_check, save):
+        with pytest.raises(ListError, match="nothing below"):
+            act("nom;email\n")
 
 
 def _count(database: Database, table) -> int:
@@ -737,9 +412,9 @@ def test_a_column_of_contacts_that_is_not_read_is_reported_once(save, database: 
         assert [tuple(one) for one in problems] == [(2, "Tél. du voisin", "contact_column_not_read")]
 
 
-def test_a_started_campaign_takes_no_list(save, database: Database, campaign: models.Campaign):
+def test_a_cancelled_campaign_takes_no_list(save, database: Database, campaign: models.Campaign):
     with database.staff() as session:
-        session.get_one(models.Campaign, campaign.id).state = "sending"
+        session.get_one(models.Campaign, campaign.id).state = "cancelled"
     with pytest.raises(ConflictError):
         save(LIST)
     assert _count(database, models.Patient) == 0
@@ -765,6 +440,25 @@ def test_many_rows_cross_the_borders_of_chunks(save, people, database: Database)
         assert session.scalar(select(func.max(models.PatientContact.rank))) == 2
 
 
+def test_an_error_far_down_leaves_nothing(save, database: Database):
+    rows = "".join(f"{n};M{n};p{n}@example.fr;10000000001\n" for n in range(12_000))
+    with pytest.raises(ListError, match="Row 12002 "):
+        save("id;nom;email;rpps\n" + rows + "x;N;n@example.fr;10000000002\n", expected_doctor="10000000001")
+    for table in (models.ListFile, models.Patient, models.Contact, models.PatientContact):
+        assert _count(database, table) == 0
+
+
+def test_people_named_again_far_down_are_found_across_chunks(save, people):
+    rows = [f"{n};M;P{n};1/1/1960;p{n}@example.fr\n" for n in range(6000)]
+    again = [f"{n};M;P{n};1/1/1960;q{n}@example.fr\n" for n in range(6000)]
+    twice = [f"{n};M;P{n};;r{n}@example.fr\n" for n in range(0, 6000, 1000)]
+    listed = save("id;nom;prenom;ne le;email\n" + "".join(rows + again + twice))
+    assert (listed.rows, listed.accepted, listed.merged) == (12_006, 6000, 6006)
+    found = {identity.patient_id: emails for _, identity, emails, _ in people()}
+    assert found["1000"] == ["p1000@example.fr", "q1000@example.fr", "r1000@example.fr"]
+    assert found["1001"] == ["p1001@example.fr", "q1001@example.fr"]
+
+
 def test_nothing_of_a_person_is_readable_in_the_tables(save, database_url: str):
     save(
         HEADER
@@ -779,6 +473,290 @@ def test_nothing_of_a_person_is_readable_in_the_tables(save, database_url: str):
                 dump = b"".join(bytes(block) for block in copy)
             assert b"canari" not in dump.lower()
             assert b"39981234" not in dump
+
+
+# --- a further list, shown before it is taken and taken after sending began ----------------------------
+
+
+@pytest.fixture
+def compare(database: Database, campaign: models.Campaign, data_key: DataKey):
+    """What a list would change, asked as its doctor."""
+
+    def run(text: str, **options) -> Difference:
+        with database.doctor(campaign.doctor_id) as session:
+            here = session.get_one(models.Campaign, campaign.id)
+            return compare_list(session, here, data_key, _stream(text), region="FR", now=NOW, **options)
+
+    return run
+
+
+@pytest.fixture
+def begin(database: Database, campaign: models.Campaign):
+    """Sending has begun: these patients (by id) stand there, with deliveries to their first contacts."""
+
+    def run(**outcomes: str) -> None:
+        with database.staff() as session:
+            here = session.get_one(models.Campaign, campaign.id)
+            here.state, here.started_at = "sending", NOW
+            for patient in session.scalars(select(models.Patient).order_by(models.Patient.id)):
+                if f"row{patient.row}" in outcomes:
+                    outcome, _, reason = outcomes[f"row{patient.row}"].partition(":")
+                    patient.outcome, patient.outcome_reason = outcome, reason or None
+                contact = (
+                    session.execute(
+                        select(models.Contact)
+                        .join(models.PatientContact, models.PatientContact.contact_id == models.Contact.id)
+                        .where(models.PatientContact.patient_id == patient.id)
+                        .order_by(models.Contact.channel, models.PatientContact.rank)
+                    )
+                    .scalars()
+                    .first()
+                )
+                if contact is None or patient.outcome == "excluded":
+                    continue
+                delivery = models.Delivery(
+                    campaign_id=campaign.id, doctor_id=campaign.doctor_id, contact_id=contact.id,
+                    addressee_id=patient.id if contact.channel == "email" else None, channel=contact.channel,
+                    language="fr", variant="standard", state="accepted",
+                )  # fmt: skip
+                session.add(delivery)
+                session.flush()
+                session.add(
+                    models.DeliveryPatient(
+                        delivery_id=delivery.id, patient_id=patient.id, doctor_id=campaign.doctor_id
+                    )
+                )
+
+    return run
+
+
+def _outcomes(found) -> list[tuple[str | None, str, str | None]]:
+    return [(identity.patient_id, patient.outcome, patient.outcome_reason) for patient, identity, *_ in found]
+
+
+PEOPLE = "id;nom;prenom;ne le;email;portable;decede\n"
+FIRST = (
+    PEOPLE
+    + "1;M;A;1/1/1960;a@example.fr;;\n"
+    + "2;M;B;1/1/1961;b@example.fr;;\n"
+    + "3;M;C;1/1/1962;c@example.fr;;\n"
+    + "4;M;D;1/1/1963;;;\n"
+    + "5;M;E;1/1/1964;e@example.fr;;oui\n"
+)
+
+
+def test_the_difference_is_shown_and_nothing_is_changed(save, compare, people, database: Database):
+    save(FIRST)
+    before = [(patient.id, patient.merged, patient.outcome, emails) for patient, _, emails, _ in people()]
+    text = (
+        PEOPLE
+        + "1;M;A;1/1/1960;a@example.fr;;\n"
+        + "2;M;B;1/1/1961;new@example.fr;;\n"
+        + "4;M;D;1/1/1963;;0639980004;\n"
+        + "4;M;D;1/1/1963;d@example.fr;;\n"
+        + "6;M;F;1/1/1965;f@example.fr;;\n"
+        + "7;M;G;1/1/1966;;;\n"
+        + "Total : 6;;;;;;\n"
+    )
+    difference = compare(text)
+    assert (difference.rows, difference.refused, difference.new, difference.repeated) == (7, 1, 2, 1)
+    assert (difference.changed, difference.unchanged, difference.gone, difference.informed) == (2, 1, 2, 0)
+    assert difference.due == 2  # the new one with an address, and the one who can be reached now
+    assert difference.new_rows == [6, 7]
+    ids = {patient.row: patient.id for patient, *_ in people()}
+    assert [(one.row, one.patient_id, one.what) for one in difference.changed_rows] == [
+        (3, ids[3], ("contacts",)),
+        (4, ids[5], ("contacts",)),
+    ]
+    assert difference.gone_ids == [ids[4], ids[6]]
+    assert [(patient.id, patient.merged, patient.outcome, emails) for patient, _, emails, _ in people()] == before
+    assert _count(database, models.ListFile) == 1
+    taken = save(text)
+    assert (taken.rows, taken.accepted, taken.merged, taken.refused) == (7, 2, 4, 1)
+
+
+def test_the_rows_shown_of_a_difference_are_bounded_and_the_counts_are_not(save, compare):
+    save(FIRST)
+    difference = compare(PEOPLE + "".join(f"{n};N{n};X;;n{n}@example.fr;;\n" for n in range(20, 60)), most=7)
+    assert (difference.new, len(difference.new_rows), difference.gone, len(difference.gone_ids)) == (40, 7, 5, 5)
+
+
+def test_a_file_imported_before_differs_in_nothing(save, compare):
+    save(FIRST)
+    assert compare(FIRST) == Difference(most=1000)
+
+
+def test_a_first_list_is_all_new(compare, people):
+    difference = compare(FIRST)
+    assert (difference.new, difference.due, difference.gone) == (5, 3, 0)
+    assert people() == []
+
+
+def test_a_list_taken_after_the_start_reaches_the_new_and_nobody_again(save, begin, people):
+    save(FIRST)
+    begin(row2="informed", row3="on_the_way", row4="unreached:all_failed", row5="unreached:no_contact")
+    text = FIRST + "".join(f"{n};N;P{n};1/1/1970;n{n}@example.fr;;\n" for n in range(10, 22))
+    taken = save(text)
+    assert (taken.accepted, taken.merged) == (12, 5)
+    assert _outcomes(people()) == [
+        ("1", "informed", None),
+        ("2", "on_the_way", None),
+        ("3", "unreached", "all_failed"),
+        ("4", "unreached", "no_contact"),
+        ("5", "excluded", "deceased"),
+        *((str(n), "on_the_way", None) for n in range(10, 22)),
+    ]
+
+
+def test_who_was_told_stays_told_whatever_a_list_says(save, begin, people, compare):
+    save(FIRST)
+    begin(row2="informed", row3="informed")
+    text = PEOPLE + "1;M;A;1/1/1960;other@example.fr;0639980001;\n2;M;B;1/1/1961;b@example.fr;;oui\n"
+    difference = compare(text)
+    assert (difference.informed, difference.due) == (2, 0)
+    save(text)
+    assert _outcomes(people())[:2] == [("1", "informed", None), ("2", "informed", None)]
+
+
+def test_only_a_contact_that_was_not_tried_makes_a_patient_due_again(save, begin, people):
+    save(FIRST)
+    begin(row2="unreached:all_failed", row3="unreached:all_failed", row4="unreached:all_failed")
+    save(
+        PEOPLE
+        + "1;M;A;1/1/1960;a@example.fr;0639980001;\n"
+        + "2;M;B;1/1/1961;b@example.fr;;\n"
+        + "3;M;C;1/1/1962;;;\n"
+        + "4;M;D;1/1/1963;d@example.fr;;\n"
+        + "5;M;E;1/1/1964;e@example.fr;;non\n"
+    )
+    assert _outcomes(people()) == [
+        ("1", "on_the_way", None),
+        ("2", "unreached", "all_failed"),
+        ("3", "unreached", "no_contact"),
+        ("4", "on_the_way", None),
+        ("5", "on_the_way", None),
+    ]
+
+
+def test_a_death_reported_after_the_start_excludes_who_was_not_told(save, begin, people):
+    save(FIRST)
+    begin(row2="on_the_way")
+    save(PEOPLE + "1;M;A;1/1/1960;a@example.fr;;oui\n4;M;D;1/1/1963;;;oui\n")
+    found = _outcomes(people())
+    assert (found[0], found[3]) == (("1", "excluded", "deceased"), ("4", "excluded", "deceased"))
+
+
+def test_after_the_start_a_pause_does_not_wait_for_an_import(save, begin, database: Database, campaign):
+    save(FIRST)
+    begin()
+
+    class Paused(io.BytesIO):
+        """While the list is read, somebody pauses the campaign."""
+
+        done = False
+
+        def read(self, size: int | None = -1) -> bytes:
+            if not self.done:
+                self.done = True
+                with database.staff() as session:
+                    session.execute(text("SET LOCAL lock_timeout = '5s'"))
+                    session.get_one(models.Campaign, campaign.id).state = "paused"
+            return super().read(size)
+
+    assert save(Paused((PEOPLE + "9;N;X;1/1/1970;n@example.fr;;\n").encode())).accepted == 1
+
+
+def test_a_campaign_cancelled_meanwhile_takes_nothing(save, begin, database: Database, campaign):
+    save(FIRST)
+    begin()
+
+    class Cancelled(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            with database.staff() as session:
+                session.get_one(models.Campaign, campaign.id).state = "cancelled"
+            return super().read(size)
+
+    with pytest.raises(ConflictError):
+        save(Cancelled((PEOPLE + "9;N;X;1/1/1970;n@example.fr;;\n").encode()))
+    assert _count(database, models.Patient) == 5
+
+
+def test_a_person_with_another_number_is_known_again_by_name_and_contact(save, people):
+    save("id;nom;prenom;ne le;email\n1;M;A;1/1/1960;a@example.fr\n2;M;B;1/1/1961;b@example.fr\n")
+    further = save("id;nom;prenom;ne le;email\n71;M;A;1/1/1960;a@example.fr\n72;M;B;1/1/1961;new@example.fr\n")
+    assert (further.accepted, further.merged) == (1, 1)
+    assert [emails for _, _, emails, _ in people()] == [["a@example.fr"], ["b@example.fr"], ["new@example.fr"]]
+
+
+def test_a_list_without_numbers_knows_people_by_name(save, people):
+    save(FIRST)
+    further = save("nom;prenom;ne le;portable\nM;A;01/01/1960;0639980001\nM;Z;01/01/1960;0639980002\n")
+    assert (further.accepted, further.merged) == (1, 1)
+    assert people()[0][2:] == (["a@example.fr"], ["+33639980001"])
+
+
+def test_a_national_identifier_makes_one_of_two_numbers_and_is_stored_nowhere(save, people, database_url: str):
+    nir = "275049900000117"
+    head = "id;nom;prenom;ne le;numero de securite sociale;email\n"
+    first = save(head + f"1;M;A;03/04/1975;{nir};a@example.fr\n8;M;A;03/04/1975;{nir};b@example.fr\n")
+    assert (first.accepted, first.merged) == (1, 1)
+    assert save(head + f"9;M;A;03/04/1975;{nir};c@example.fr\n").merged == 1
+    assert [emails for _, _, emails, _ in people()] == [["c@example.fr"]]
+    with psycopg.connect(database_url) as connection:
+        (row,) = connection.execute("SELECT patient::text FROM patient").fetchone() or ("",)
+    assert nir not in row
+
+
+def test_a_contact_found_shared_before_is_no_change(save, compare, people):
+    rows = "".join(f"{n};N{n};home@example.fr;n{n}@example.fr\n" for n in range(1, 9))
+    save("id;nom;email;email 2\n" + rows)
+    difference = compare("id;nom;email;email 2\n" + rows + "9;N9;home@example.fr;n9@example.fr\n")
+    assert (difference.new, difference.changed, difference.unchanged) == (1, 0, 8)
+    save("id;nom;email;email 2\n" + rows + "9;N9;home@example.fr;n9@example.fr\n")
+    assert [emails for _, _, emails, _ in people()] == [[f"n{n}@example.fr"] for n in range(1, 10)]
+
+
+_people = st.lists(
+    st.tuples(
+        st.sampled_from(["", "1", "2", "3"]),
+        st.sampled_from(["", "M", "N", "Total"]),
+        st.sampled_from(["", "A", "B"]),
+        st.sampled_from(["", "1/1/1960", "1/1/2015", "x"]),
+        st.sampled_from(["", "a@example.fr", "b@example.fr", "jean@gmial.com", "neant"]),
+        st.sampled_from(["", "0639980001", "0199001234", "12"]),
+        st.sampled_from(["", "oui", "non"]),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lists=st.lists(_people, min_size=1, max_size=3))
+def test_the_sum_holds_after_any_lists_and_a_check_foretells_the_first(lists, database, campaign, data_key):
+    with database.staff() as session:
+        savepoint = session.begin_nested()
+        for number, rows in enumerate(lists):
+            source = PEOPLE + "".join(";".join(row) + "\n" for row in rows) + "9;Sure;X;1/1/1950;s@example.fr;;\n"
+            here = session.get_one(models.Campaign, campaign.id)
+            listed = import_list(session, here, data_key, _stream(source), region="FR", actor="cli", now=NOW)
+            if number == 0:
+                checked = check_list(_stream(source), today=NOW.date())
+                assert [checked[name] for name in ("rows", "accepted", "merged", "refused")] == [
+                    listed.rows, listed.accepted, listed.merged, listed.refused
+                ]  # fmt: skip
+        lines, places = _sums(session)
+        assert lines == places
+        savepoint.rollback()
+
+
+def _sums(session) -> tuple[int, int]:
+    """Rows of all lists that are people, and the people and merged rows there are of them."""
+    files = session.execute(select(models.ListFile.rows, models.ListFile.refused, models.ListFile.accepted)).all()
+    people = session.execute(select(models.Patient.merged, models.Patient.outcome)).all()
+    assert sum(one.accepted for one in files) == len(people)
+    assert {one.outcome for one in people} <= {"excluded", "on_the_way", "unreached"}
+    return sum(one.rows - one.refused for one in files), sum(1 + one.merged for one in people)
 
 
 def test_the_data_key_of_a_campaign_opens_what_was_saved(master: MasterKey):

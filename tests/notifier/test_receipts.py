@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from notifier import profiles, receipts, schedule
 from notifier.errors import InputError, NotFoundError
 from notifier.providers.base import Kind, Outcome
-from notifier.providers.brevo_sms import BrevoSmsProvider
-from notifier.settings import Settings
+from notifier.providers.brevo_email import BrevoEmailReceipts
+from notifier.providers.brevo_sms import BrevoSmsReceipts
+from notifier.receipts import Left
+from notifier.settings import BrevoEmail, Settings
 from notifier.states import Channel
 from notifier.store import Database
 from tests.factories import make_settings, person, start_campaign
@@ -28,8 +33,8 @@ def current(database_url: str) -> Settings:
 
 
 @pytest.fixture
-def parser(current: Settings) -> BrevoSmsProvider:
-    return BrevoSmsProvider(current.brevo_sms, str)
+def parser() -> BrevoSmsReceipts:
+    return BrevoSmsReceipts()
 
 
 def body(status: str, at: int = 0, message_id: int = 1) -> bytes:
@@ -45,7 +50,7 @@ def send_sms(database: Database, current: Settings, outcome: Outcome | None = No
         return session.scalar(text("SELECT id FROM delivery"))
 
 
-def accept(database: Database, current: Settings, parser: BrevoSmsProvider, delivery: int, data: bytes) -> int:
+def accept(database: Database, current: Settings, parser: BrevoSmsReceipts, delivery: int, data: bytes) -> int:
     with database.staff() as session:
         own = receipts.webhook_reference(current.master, parser.name, delivery)
         return receipts.accept(session, current.master, parser, own, data, now=datetime.now(UTC))
@@ -252,3 +257,183 @@ def test_a_late_delivered_takes_back_the_message_that_was_to_replace_it(
     settle(database, current)
     assert states(database) == {"delivered": 1, "cancelled": 1}
     assert outcomes(database, campaign.id)["informed"] == 1
+
+
+# --- reports about a whole account
+
+REPORTS = BrevoEmailReceipts(BrevoEmail())
+
+
+def send_email(
+    database: Database, current: Settings, outcome: Outcome | None = None, *, number: int = 1, people: int = 1
+) -> list[int]:
+    """A campaign of doctor `number` with these emails handed over; returns the deliveries' ids."""
+    lines = [person(10 * number + one, phone=None) for one in range(people)]
+    campaign = start_campaign(database, current, lines, number)
+    run(current, FakeProvider(Channel.EMAIL, outcome and (lambda _: outcome)), campaign.id, campaign.epoch)
+    with database.staff() as session:
+        return list(
+            session.scalars(
+                text("SELECT id FROM delivery WHERE campaign_id = :id ORDER BY id"), {"id": campaign.id}
+            )
+        )
+
+
+def reported(reference: str, word: str = "delivered", at: int = 0, **changes: Any) -> dict[str, Any]:
+    return {
+        "event": word,
+        "email": "patient@example.org",
+        "message-id": "<1.1@smtp-relay.example.org>",
+        "ts_epoch": (T0 + at) * 1000,
+        "X-Mailin-custom": reference,
+    } | changes
+
+
+def about(
+    current: Settings, delivery: int, word: str = "delivered", at: int = 0, **changes: Any
+) -> dict[str, Any]:
+    return reported(receipts.reference(current.master, delivery), word, at, **changes)
+
+
+def report(database: Database, current: Settings, events: Sequence[dict[str, Any]]) -> tuple[int, Counter[Left]]:
+    with database.staff() as session:
+        taken = receipts.accept_report(
+            session, current.master, REPORTS, orjson.dumps(events), now=datetime.now(UTC)
+        )
+    return taken.new, taken.left
+
+
+def stored(database: Database) -> int:
+    with database.staff() as session:
+        return session.scalar(text("SELECT count(*) FROM receipt"))
+
+
+def test_a_report_informs_each_patient_it_is_about(database: Database, current: Settings):
+    deliveries = send_email(database, current, people=2)
+    assert report(database, current, [about(current, one) for one in deliveries]) == (2, {})
+    assert states(database) == {"accepted": 2}, "stored at once, applied later"
+    assert apply(database, current) == 2
+    settle(database, current)
+    with database.staff() as session:
+        assert list(session.scalars(text("SELECT outcome FROM patient"))) == ["informed"] * 2
+        assert session.scalar(text("SELECT state FROM campaign")) == "completed"
+
+
+def test_a_reported_bounce_after_delivery_reopens_the_patient(database: Database, current: Settings):
+    [delivery] = send_email(database, current)
+    report(database, current, [about(current, delivery)])
+    apply(database, current)
+    settle(database, current)
+    report(database, current, [about(current, delivery, "hard_bounce", at=60)])
+    apply(database, current)
+    settle(database, current)
+    assert states(database) == {"failed": 1}
+    with database.staff() as session:
+        campaign_id = session.scalar(text("SELECT id FROM campaign"))
+    assert outcomes(database, campaign_id)["unreached"] == 1
+
+
+@pytest.mark.parametrize(("word", "state"), [("delivered", "delivered"), ("hard_bounce", "failed")])
+def test_a_report_about_a_hand_over_that_was_asked_again_counts(
+    database: Database, current: Settings, word: str, state: str
+):
+    [delivery] = send_email(database, current, Outcome(Kind.ACCEPTED, "accepted_before"))
+    report(database, current, [about(current, delivery, word)])
+    apply(database, current)
+    assert states(database) == {state: 1}
+
+
+def test_a_report_settles_an_uncertain_email(database: Database, current: Settings):
+    [delivery] = send_email(database, current, Outcome(Kind.UNKNOWN, "no_answer"))
+    report(database, current, [about(current, delivery)])
+    apply(database, current)
+    settle(database, current, after=timedelta(hours=1))
+    assert states(database) == {"delivered": 1}
+
+
+def test_each_event_is_kept_alone_under_its_own_doctors_key(database: Database, current: Settings):
+    [mine] = send_email(database, current, number=1)
+    [others] = send_email(database, current, number=2)
+    events = [about(current, mine, email="a@example.org"), about(current, others, email="b@example.org")]
+    assert report(database, current, events) == (2, {})
+    with database.staff() as session:
+        rows = session.execute(
+            text(
+                """
+                SELECT r.delivery_id, r.body_sealed, c.id AS campaign_id, c.data_key, c.doctor_id = r.doctor_id AS own
+                FROM receipt r JOIN delivery d ON d.id = r.delivery_id JOIN campaign c ON c.id = d.campaign_id
+                WHERE r.campaign_id = d.campaign_id ORDER BY r.delivery_id
+                """
+            )
+        ).all()
+    opened = [
+        current.master.open_data_key(row.data_key, row.campaign_id).open(row.body_sealed, b"receipt.body")
+        for row in rows
+    ]
+    assert [row.own for row in rows] == [True, True]
+    assert [orjson.loads(body) for body in opened] == events
+
+
+def test_the_same_event_twice_in_one_report_or_two_is_one(database: Database, current: Settings):
+    [delivery] = send_email(database, current)
+    twice = [about(current, delivery), about(current, delivery)]
+    assert [report(database, current, twice)[0] for _ in range(2)] == [1, 0]
+
+
+def test_what_is_not_ours_to_know_is_left_and_stops_none_of_the_others(database: Database, current: Settings):
+    [delivery, erased_ones] = [send_email(database, current, number=one)[0] for one in (1, 2)]
+    with database.staff() as session:
+        session.execute(
+            text(
+                "UPDATE campaign SET data_key = NULL FROM delivery d WHERE d.id = :id AND d.campaign_id = campaign.id"
+            ),
+            {"id": erased_ones},
+        )
+    events = [
+        reported("1.aaaaaaaaaaaaaaaa"),
+        reported(receipts.webhook_reference(current.master, "brevo-sms", delivery)),
+        reported(f"{delivery + 1}.{receipts.reference(current.master, delivery).partition('.')[2]}"),
+        about(current, 999_999),
+        reported("another program's"),
+        about(current, delivery, ts_epoch=1),
+        about(current, delivery, ts_epoch=(T0 + 10**9) * 1000),
+        about(current, erased_ones),
+        about(current, delivery),
+    ]
+    assert report(database, current, events) == (
+        1,
+        {Left.NOT_OURS: 4, Left.UNNAMED: 1, Left.IMPOSSIBLE_TIME: 2, Left.ERASED: 1},
+    )
+    assert stored(database) == 1
+
+
+def test_a_provider_of_email_says_nothing_about_an_sms(database: Database, current: Settings):
+    delivery = send_sms(database, current)
+    assert report(database, current, [about(current, delivery, "hard_bounce")]) == (0, {Left.OTHER_CHANNEL: 1})
+    assert stored(database) == 0
+
+
+def test_a_report_that_is_none_or_too_large_is_refused(database: Database, current: Settings):
+    def refused(data: bytes, words: str) -> None:
+        with database.staff() as session, pytest.raises(InputError, match=words):
+            receipts.accept_report(session, current.master, REPORTS, data, now=datetime.now(UTC))
+
+    refused(b"{", "not a receipt")
+    refused(b" " * (receipts.MAX_REPORT_BYTES + 1), "at most")
+    small = {"event": "sent", "message-id": 1, "ts": T0}
+    refused(orjson.dumps([small] * (receipts.MAX_REPORT_EVENTS + 1)), "At most")
+    assert report(database, current, [small] * receipts.MAX_REPORT_EVENTS)[0] == 0
+
+
+def test_a_long_report_asks_the_database_no_more_often_than_a_short_one(database: Database, current: Settings):
+    [delivery] = send_email(database, current)
+    statements: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+
+    def asked(count: int, since: int) -> int:
+        before = len(statements)
+        events = [about(current, delivery, "deferred", at=since + at) for at in range(count)]
+        assert report(database, current, events) == (count, {})
+        return len(statements) - before
+
+    assert asked(1, since=0) == asked(800, since=10)

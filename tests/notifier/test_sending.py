@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from notifier import controlling, fallback, profiles, receipts, schedule, store
 from notifier.providers.base import Blame, Kind, Message, Outcome
@@ -46,11 +47,22 @@ class FakeProvider:
 
 
 class Unlimited:
-    async def reserve(self, wanted: int) -> tuple[int, float]:
-        return wanted, 0.0
+    """Lets everything start; remembers how calls ended."""
 
-    def note(self, outcome: Outcome) -> timedelta | None:
-        return None
+    def __init__(self) -> None:
+        self.noted: list[Outcome] = []
+
+    async def room(self, campaign_id: int, wanted: int) -> tuple[int, float, str]:
+        return wanted, 0.0, ""
+
+    def refusal(self, campaign_id: int, receiver: str) -> tuple[float, str]:
+        return 0.0, ""
+
+    async def permit(self, campaign_id: int, receiver: str) -> tuple[float, str]:
+        return 0.0, ""
+
+    def note(self, outcome: Outcome, receiver: str) -> None:
+        self.noted.append(outcome)
 
 
 @pytest.fixture
@@ -112,6 +124,13 @@ def settle(database: Database, current: Settings, *, after: timedelta = timedelt
     profile = profiles.load("eu-gdpr-fr", current.config_dir)
     with database.staff() as session:
         fallback.settle(session, profile, now=datetime.now(UTC) + after)
+
+
+def sweep_all(session: Session) -> int:
+    """As if every lease had run out."""
+    session.execute(text("UPDATE due SET at = now() - interval '1 second' WHERE kind = 'lease'"))
+    quiet = dict.fromkeys(Channel, timedelta(hours=1))
+    return store.sweep(session, quiet=quiet, max_crashes=3, leases=10)
 
 
 def run(current: Settings, provider: FakeProvider, campaign_id: int, epoch: int, **engine: object) -> int:
@@ -291,10 +310,7 @@ def test_a_worker_that_vanishes_leaves_rows_uncertain_and_its_late_answer_still_
 
     async def sweep_meanwhile(_: Message) -> None:
         with database.staff() as session:
-            session.execute(text("UPDATE delivery SET lease_until = now() - interval '1 second'"))
-            quiet = dict.fromkeys(Channel, timedelta(hours=1))
-            swept = store.sweep(session, quiet=quiet, lease=timedelta(seconds=60), max_crashes=3, limit=10)
-            assert swept == 1
+            assert sweep_all(session) == 1
         assert states(database) == {"unknown": 1}
 
     provider.before_answer = sweep_meanwhile
@@ -308,38 +324,36 @@ def test_a_row_that_kills_its_worker_is_set_aside_and_its_neighbours_are_not(
     database: Database, current: Settings
 ):
     campaign = start_campaign(database, current, [person(number, phone=None) for number in range(30)])
-    sent: list[str] = []
 
     def claim_and_die() -> list[int]:
         """A process that claims as workers do, and is gone if patient 7 is among its rows."""
 
         async def claim() -> list[store.Claimed]:
             async_database = AsyncDatabase(current.sqlalchemy_url)
-            async with async_database.begin() as connection:
-                rows = await store.claim(
+            async with async_database.hot() as connection:
+                claimed = await store.claim(
                     connection,
                     campaign_id=campaign.id,
                     epoch=campaign.epoch,
                     channel=Channel.EMAIL,
                     provider="smtp",
                     owner="doomed",
-                    lease=timedelta(seconds=-1),
+                    lease=timedelta(seconds=60),
                     rows=200,
+                    hints=4,
                 )
             await async_database.dispose()
-            return rows
+            return claimed.rows if claimed else []
 
         rows = asyncio.run(claim())
         with database.staff() as session:
             key = current.master.open_data_key(session.scalar(text("SELECT data_key FROM campaign")), campaign.id)
             if not any(key.open(row.value_sealed, b"contact.value") == b"patient7@example.org" for row in rows):
                 session.execute(
-                    text("UPDATE delivery SET state = 'accepted', lease_until = NULL WHERE id = ANY(:ids)"),
+                    text("UPDATE delivery SET state = 'accepted' WHERE id = ANY(:ids)"),
                     {"ids": [row.id for row in rows]},
                 )
-                sent.extend(str(row.id) for row in rows)
-            quiet = dict.fromkeys(Channel, timedelta(hours=1))
-            store.sweep(session, quiet=quiet, lease=timedelta(seconds=60), max_crashes=3, limit=100)
+            sweep_all(session)
         return [row.id for row in rows]
 
     rounds = 0
@@ -418,11 +432,173 @@ def test_a_slow_worker_that_reports_after_all_was_not_dead(database: Database, c
 
     async def expire(_: Message) -> None:
         with database.staff() as session:
-            session.execute(text("UPDATE delivery SET lease_until = now() - interval '1 second'"))
-            quiet = dict.fromkeys(Channel, timedelta(hours=1))
-            store.sweep(session, quiet=quiet, lease=timedelta(seconds=60), max_crashes=3, limit=10)
+            sweep_all(session)
 
     provider.before_answer = expire
     run(current, provider, campaign.id, campaign.epoch)
     with database.staff() as session:
         assert session.execute(text("SELECT state, crashes FROM delivery")).all() == [("pending", 0)]
+
+
+class Batches(FakeProvider):
+    """Takes messages by the hundred; one that names `bad` makes it refuse the whole request."""
+
+    batch_size = 100
+
+    def __init__(self, bad: str = "") -> None:
+        super().__init__()
+        self.requests: list[int] = []
+        self._bad = bad
+
+    async def send(self, message: Message) -> Outcome:
+        self.sent.append(message)
+        return Outcome(Kind.REFUSED, "http_400", Blame.PERSON) if message.recipient == self._bad else ACCEPTED
+
+    async def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+        self.requests.append(len(messages))
+        if any(message.recipient == self._bad for message in messages):
+            return [Outcome(Kind.REFUSED, "http_400", Blame.LATER, alone=True) for _ in messages]
+        self.sent.extend(messages)
+        return [ACCEPTED for _ in messages]
+
+
+def test_a_batch_is_one_request_and_each_person_has_their_own_end(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(number) for number in range(150)])
+    provider = Batches()
+    assert run(current, provider, campaign.id, campaign.epoch) == 150
+    assert sorted(provider.requests) == [50, 100]
+    assert states(database) == {"accepted": 150}
+    assert len({message.recipient for message in provider.sent}) == 150
+
+
+def test_one_bad_address_of_a_batch_costs_nobody_else_their_notice(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(number) for number in range(30)])
+    provider = Batches(bad="patient7@example.org")
+    run(current, provider, campaign.id, campaign.epoch)
+    assert states(database) == {"accepted": 29, "failed": 1}
+    assert len(provider.sent) == 30
+
+
+class Repeatable(FakeProvider):
+    """Loses its first answer, and knows the request again."""
+
+    idempotent_for = timedelta(minutes=15)
+
+    def __init__(self) -> None:
+        super().__init__(answer=lambda _: Outcome(Kind.UNKNOWN, "no_answer"))
+        self.asked = 0
+
+    async def ask_again(self, messages: Sequence[Message]) -> list[Outcome]:
+        self.asked += 1
+        return [Outcome(Kind.ACCEPTED, "accepted_before") for _ in messages]
+
+
+def test_an_uncertain_call_is_settled_by_asking_where_the_provider_knows_it_again(
+    database: Database, current: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("notifier.sending._ASK_AGAIN_AFTER_S", (0.01, 0.01))
+    campaign = start_campaign(database, current, [person(1)])
+    provider = Repeatable()
+    run(current, provider, campaign.id, campaign.epoch)
+    assert (len(provider.sent), provider.asked) == (1, 1)
+    assert states(database) == {"accepted": 1}
+
+
+class Throttle(Unlimited):
+    """Gives so many permits, then none for a while."""
+
+    def __init__(self, permits: int, wait_s: float, scope: str) -> None:
+        super().__init__()
+        self.permits, self.wait_s, self.scope = permits, wait_s, scope
+
+    async def room(self, campaign_id: int, wanted: int) -> tuple[int, float, str]:
+        return (min(wanted, self.permits), 0.0, "") if self.permits else (0, self.wait_s, self.scope)
+
+    async def permit(self, campaign_id: int, receiver: str) -> tuple[float, str]:
+        if not self.permits:
+            return self.wait_s, self.scope
+        self.permits -= 1
+        return 0.0, ""
+
+
+def test_a_throttled_campaign_sends_what_it_may_and_says_until_when(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(number) for number in range(30)])
+    provider = FakeProvider()
+    scope = f"campaign:{campaign.id}"
+
+    async def twice() -> None:
+        engine = Engine(current, provider)
+        engine.sender.governor = Throttle(10, 60, scope)
+        async with engine as sender:
+            assert await sender.work(campaign.id, campaign.epoch) == 10
+            assert await sender.work(campaign.id, campaign.epoch) == 0
+
+    asyncio.run(twice())
+    assert states(database) == {"accepted": 10, "pending": 20}
+    with database.staff() as session:
+        [(held, reason, until)] = session.execute(text("SELECT scope, reason, until FROM hold")).all()
+        assert (held, reason) == (scope, "rate_limit")
+        assert until > datetime.now(UTC)
+        assert session.scalar(text("SELECT max(tries) FROM delivery WHERE state = 'pending'")) == 0
+    with database.engine.connect() as connection:
+        connection.execute(text("SET ROLE notifier_staff"))
+        assert store.due_campaigns(connection, Channel.EMAIL) == {}, "it gets no tickets until then"
+
+
+def test_a_row_that_meets_a_receivers_limit_goes_back_and_is_due_when_it_may(
+    database: Database, current: Settings
+):
+    campaign = start_campaign(database, current, [person(number) for number in range(3)])
+    provider = FakeProvider()
+
+    async def once() -> None:
+        engine = Engine(current, provider)
+        engine.sender.governor = Limited()
+        async with engine as sender:
+            await sender.work(campaign.id, campaign.epoch)
+
+    class Limited(Unlimited):
+        async def permit(self, campaign_id: int, receiver: str) -> tuple[float, str]:
+            return 30.0, "receiver:orange"
+
+    asyncio.run(once())
+    assert provider.sent == []
+    with database.staff() as session:
+        rows = session.execute(text("SELECT state, tries, due_at > now() + interval '20 s' FROM delivery")).all()
+    assert rows == [("pending", 0, True)] * 3
+
+
+def test_a_row_whose_result_is_lost_by_a_bug_is_brought_back_by_its_lease(
+    database: Database, current: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    campaign = start_campaign(database, current, [person(number) for number in range(3)])
+    closed = Sender._closed
+
+    def fail_once(sender: Sender, job, outcome: Outcome):
+        if job.message.recipient == "patient1@example.org":
+            raise ZeroDivisionError
+        return closed(sender, job, outcome)
+
+    monkeypatch.setattr(Sender, "_closed", fail_once)
+    run(current, FakeProvider(), campaign.id, campaign.epoch)
+    assert states(database) == {"accepted": 2, "sending": 1}
+    with database.staff() as session:
+        assert sweep_all(session) == 1
+    assert states(database) == {"accepted": 2, "unknown": 1}
+
+
+def test_what_is_sending_in_nobodys_lease_is_adopted(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1)])
+    quiet = dict.fromkeys(Channel, timedelta(hours=1))
+
+    async def vanish(_: Message) -> None:
+        with database.staff() as session:
+            session.execute(text("DELETE FROM due"))
+            assert store.adopt(session, campaign.id, quiet=quiet, older=timedelta(hours=1)) == 0
+            assert store.adopt(session, campaign.id, quiet=quiet, older=timedelta(0)) == 1
+        assert states(database) == {"unknown": 1}
+
+    provider = FakeProvider()
+    provider.before_answer = vanish
+    run(current, provider, campaign.id, campaign.epoch)
+    assert states(database) == {"accepted": 1}, "its answer still counts"

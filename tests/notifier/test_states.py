@@ -32,8 +32,7 @@ def test_nothing_unsends_what_was_delivered_but_a_failure_reopens_it():
 
 
 def test_no_row_is_sent_without_a_claim():
-    assert sources(Delivery.SENDING) == [Delivery.LEASED]
-    assert sources(Delivery.LEASED) == [Delivery.PENDING]
+    assert sources(Delivery.SENDING) == [Delivery.PENDING]
 
 
 def test_a_campaign_sends_only_what_was_approved():

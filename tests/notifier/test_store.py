@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from notifier import models, store
 from notifier.errors import ServiceError
+from notifier.models import Campaign
 from notifier.rehearsal.servers import Postgres
+from notifier.states import Channel
 from notifier.store import Database
+from tests.factories import make_settings, person, start_campaign
 
 
 def _doctor(session, number: int) -> models.Doctor:
@@ -49,7 +56,7 @@ def test_a_migrated_database_is_what_the_models_say(database: Database):
 
 def test_every_table_of_a_doctor_has_row_level_security(database: Database):
     owned = {table.name for table in models.Base.metadata.tables.values() if "doctor_id" in table.columns}
-    owned = owned - {"api_key"} | {"doctor", "incident"}
+    owned = owned - {"api_key"} | {"doctor", "incident", "tally", "bounce"}
     with database.engine.connect() as connection:
         secured = set(connection.scalars(text("SELECT relname FROM pg_class WHERE relrowsecurity")))
     assert secured == owned
@@ -214,3 +221,96 @@ def test_a_user_who_may_not_act_as_the_two_roles_is_told_how_to_mend_it(postgres
     with pytest.raises(ServiceError, match=r"GRANT|may not"):
         database.check()
     database.dispose()
+
+
+# --- hints and tally -----------------------------------------------------------------------------------------
+
+
+def tallied(session: Session) -> dict[str, int]:
+    rows = session.execute(text("SELECT state, sum(n) AS n FROM tally GROUP BY state HAVING sum(n) <> 0")).all()
+    return {row.state: int(row.n) for row in rows}
+
+
+def counted(session: Session) -> dict[str, int]:
+    return {
+        row.state: row.n for row in session.execute(text("SELECT state, count(*) AS n FROM delivery GROUP BY 1"))
+    }
+
+
+def hinted(session: Session, kind: str) -> list[int]:
+    return sorted(session.scalars(text("SELECT unnest(ids) FROM due WHERE kind = :kind"), {"kind": kind}))
+
+
+def test_every_change_of_a_delivery_leaves_a_hint_and_its_difference(database: Database, database_url: str):
+    current = make_settings(database_url)
+    start_campaign(database, current, [person(number, phone=None) for number in range(120)])
+    with database.staff() as session:
+        assert len(hinted(session, "send")) == 120
+        assert session.scalar(text("SELECT count(*) FROM due")) == 3, "fifty deliveries share a hint"
+        assert tallied(session) == counted(session) == {"pending": 120}
+        session.execute(text("DELETE FROM due"))
+        session.execute(text("UPDATE delivery SET state = 'sending' WHERE id % 2 = 0"))
+        assert (hinted(session, "send"), hinted(session, "settle")) == ([], []), "the lease speaks for these"
+        session.execute(text("UPDATE delivery SET state = 'accepted', due_at = now() WHERE id % 4 = 0"))
+        assert len(hinted(session, "settle")) == 30
+        session.execute(text("UPDATE delivery SET due_at = NULL WHERE id % 4 = 0"))
+        assert len(hinted(session, "settle")) == 30, "a hint too many costs a look"
+        assert tallied(session) == counted(session)
+        store.fold_tally(session)
+        assert tallied(session) == counted(session) == {"pending": 60, "sending": 30, "accepted": 30}
+        assert session.scalar(text("SELECT count(*) FROM tally")) == 3
+
+
+def test_what_saw_a_crash_is_hinted_in_small_company(database: Database, database_url: str):
+    start_campaign(database, make_settings(database_url), [person(number, phone=None) for number in range(25)])
+    with database.staff() as session:
+        session.execute(text("DELETE FROM due"))
+        session.execute(text("UPDATE delivery SET crashes = 1"))
+        sizes = text("SELECT cardinality(ids) FROM due WHERE NOT together ORDER BY 1")
+        assert list(session.scalars(sizes)) == [5, 10, 10]
+        session.execute(text("DELETE FROM due"))
+        session.execute(text("UPDATE delivery SET crashes = 2"))
+        assert list(session.scalars(sizes)) == [1] * 25
+
+
+def test_a_lost_hint_is_found_and_made_again(database: Database, database_url: str):
+    campaign = start_campaign(database, make_settings(database_url), [person(number) for number in range(5)])
+    with database.staff() as session:
+        assert store.rehint(session, campaign.id) == 0
+        session.execute(text("DELETE FROM due"))
+        assert store.rehint(session, campaign.id) == 5
+        assert store.rehint(session, campaign.id) == 0
+        assert len(hinted(session, "send")) == 5
+
+
+def claim(database_url: str, campaign: Campaign, *, rows: int, hints: int) -> store.Claim | None:
+    async def once() -> store.Claim | None:
+        database = store.AsyncDatabase(make_settings(database_url).sqlalchemy_url)
+        async with database.hot() as connection:
+            found = await store.claim(
+                connection,
+                campaign_id=campaign.id,
+                epoch=campaign.epoch,
+                channel=Channel.EMAIL,
+                provider="smtp",
+                owner="test",
+                lease=timedelta(seconds=60),
+                rows=rows,
+                hints=hints,
+            )
+        await database.dispose()
+        return found
+
+    return asyncio.run(once())
+
+
+def test_a_claim_takes_as_many_as_asked_and_leaves_the_rest_of_a_hint(database: Database, database_url: str):
+    campaign = start_campaign(
+        database, make_settings(database_url), [person(number, phone=None) for number in range(60)]
+    )
+    taken = [claim(database_url, campaign, rows=20, hints=1) for _ in range(4)]
+    assert [len(one.rows) for one in taken if one] == [20, 20, 10, 10]
+    assert claim(database_url, campaign, rows=20, hints=1) is None
+    assert len({row.id for one in taken if one for row in one.rows}) == 60
+    with database.staff() as session:
+        assert len(hinted(session, "lease")) == 60

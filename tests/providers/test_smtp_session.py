@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 import pytest
 
-from notifier.providers.base import Blame, Kind, Outcome
+from notifier.providers.base import STOPPED, Blame, Kind, Outcome
+from notifier.providers.smtp import SmtpProvider
+from notifier.settings import Smtp
 from tests.providers.conftest import raw_server
 from tests.providers.test_smtp import message, send
 
@@ -176,3 +179,52 @@ def test_a_reply_that_never_ends_is_cut():
 
     [outcome] = asyncio.run(go())
     assert (outcome.kind, outcome.blame) == (Kind.REFUSED, Blame.THROTTLED)
+
+
+def started(server: Server, *numbers: int, may_go=lambda number: True) -> list[Outcome]:
+    """As a lane does it: the next message begins as soon as one is decided."""
+
+    async def go() -> list[Outcome]:
+        async with raw_server(server.serve) as port:
+            values = {"port": port, "security": "none", "timeout_s": 2, "sender": "notice@example.net"}
+            provider = SmtpProvider(Smtp.model_validate(values | {"connections": 1}))
+            await provider.open()
+            endings = [
+                await provider.start(message(number), functools.partial(may_go, number)) for number in numbers
+            ]
+            outcomes = list(await asyncio.gather(*endings))
+            await provider.close()
+            return outcomes
+
+    return asyncio.run(go())
+
+
+def test_the_next_envelope_travels_with_the_body_before_it():
+    server = Server()
+    outcomes = started(server, 1, 2, 3)
+    assert [outcome.kind for outcome in outcomes] == [Kind.ACCEPTED] * 3
+    assert [recipient for recipient, _ in server.taken] == [b"patient%d@example.org" % n for n in (1, 2, 3)]
+    together = [data for data in server.reads if b"\r\n.\r\nMAIL FROM" in data]
+    assert len(together) == 2
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_a_refusal_in_a_row_of_messages_is_its_own_and_nobody_elses(pipelining: bool):
+    server = Server(refuse={b"patient2@example.org"}, pipelining=pipelining)
+    outcomes = started(server, 1, 2, 3, 4)
+    assert [outcome.blame for outcome in outcomes] == [None, Blame.PERSON, None, None]
+    assert [recipient for recipient, _ in server.taken] == [b"patient%d@example.org" % n for n in (1, 3, 4)]
+    for recipient, body in server.taken:
+        number = recipient.removeprefix(b"patient").removesuffix(b"@example.org")
+        assert b"<" + number + b".abcdefgh@example.net>" in body
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_what_is_stopped_before_its_body_leaves_the_server_with_nothing(pipelining: bool):
+    server = Server(pipelining=pipelining)
+    outcomes = started(server, 1, 2, 3, may_go=lambda number: number != 2)
+    assert outcomes[0].kind is Kind.ACCEPTED
+    assert outcomes[1] is STOPPED
+    assert outcomes[2].kind is Kind.ACCEPTED, "over a new connection"
+    assert [recipient for recipient, _ in server.taken] == [b"patient1@example.org", b"patient3@example.org"]

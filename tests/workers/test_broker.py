@@ -25,21 +25,21 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 def test_a_ticket_carries_ids_only_and_is_small(redis_url: str):
     broker = brokers.make(redis_url)
-    Tasks(broker).send[Channel.EMAIL].send(VERSION, 7, 3)
+    Tasks(broker).send[Channel.EMAIL].send(VERSION, 50, [[7, 3]])
     client = redis.Redis.from_url(redis_url)
     [message] = client.hvals("notifier:email.msgs")
-    assert b'"args":[1,7,3]' in message
+    assert b'"args":[2,50,[[7,3]]]' in message
     assert b'"kwargs":{}' in message
     assert len(message) < 400
     broker.close()
 
 
-def test_every_queue_has_a_channel_and_every_actor_keeps_its_name(redis_url: str):
+def test_every_channel_has_a_queue_and_every_actor_keeps_its_name(redis_url: str):
     """Messages of an older release must find their actor: these names are a promise."""
     broker = brokers.make(redis_url)
     Tasks(broker)
-    assert broker.get_declared_queues() == {str(channel) for channel in Channel}
-    assert sorted(broker.get_declared_actors()) == ["send_email", "send_sms"]
+    assert broker.get_declared_queues() == {"control", *Channel}
+    assert sorted(broker.get_declared_actors()) == ["send_email", "send_sms", "send_test"]
 
 
 @pytest.mark.parametrize(

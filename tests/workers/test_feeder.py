@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import redis
@@ -13,7 +15,7 @@ from notifier import controlling
 from notifier.settings import Settings
 from notifier.states import Channel
 from notifier.store import Database
-from tests.factories import make_settings, person, start_campaign
+from tests.factories import ask_test, make_campaign, make_settings, person, start_campaign
 from workers.feeder import Feeder
 
 
@@ -24,11 +26,14 @@ def current(database_url: str, redis_url: str) -> Settings:
 
 def tickets(current: Settings, queue: str = "email") -> list[int]:
     """The campaigns of the tickets in a queue, oldest first."""
-    import json
+    return [campaign for _, _, named in arguments(current, queue) for campaign, _ in named]
 
+
+def arguments(current: Settings, queue: str) -> list[list[Any]]:
+    """What the tickets in a queue carry, oldest first."""
     client = redis.Redis.from_url(current.redis_url)
     ids = client.lrange(f"notifier:{queue}", 0, -1)
-    found = [json.loads(client.hget(f"notifier:{queue}.msgs", one))["args"][1] for one in ids]
+    found = [json.loads(client.hget(f"notifier:{queue}.msgs", one))["args"] for one in ids]
     client.close()
     return found
 
@@ -49,23 +54,74 @@ def test_small_campaigns_come_before_the_second_ticket_of_a_large_one(database: 
     assert tickets(current) == [large.id, small[0].id, small[1].id, large.id]
 
 
-def test_who_was_served_longest_ago_comes_first(database: Database, current: Settings):
-    campaigns = [start_campaign(database, current, [person(1)], number) for number in range(1, 7)]
+def test_where_more_campaigns_wait_than_there_are_tickets_each_gets_one_row_first(
+    database: Database, current: Settings
+):
+    campaigns = [start_campaign(database, current, [person(1), person(2)], number) for number in range(1, 7)]
     feeder = Feeder(current)
-    feed(feeder, database)
-    first = tickets(current)
+    assert feed(feeder, database) == 1, "one ticket names many campaigns"
+    assert tickets(current) == [campaign.id for campaign in campaigns]
+    [[_, rows, _]] = arguments(current, "email")
+    assert rows == 1
+    with database.staff() as session:  # the first message of each is out, and a second one is due
+        session.execute(
+            text(
+                "UPDATE delivery SET state = 'accepted', due_at = NULL WHERE id IN "
+                "(SELECT min(id) FROM delivery WHERE channel = 'email' GROUP BY campaign_id)"
+            )
+        )
     redis.Redis.from_url(current.redis_url).flushall()
     feed(feeder, database)
-    assert first == [campaign.id for campaign in campaigns[:4]]
-    assert tickets(current)[:2] == [campaign.id for campaign in campaigns[4:]]
+    assert {rows for _, rows, _ in arguments(current, "email")} == {10}
+    assert tickets(current) == [campaign.id for campaign in campaigns[:4]]
+
+
+@pytest.mark.parametrize(
+    ("shut", "tickets_left"),
+    [
+        ("INSERT INTO hold (scope, reason, by) VALUES ('provider:smtp', 'test', 'cli:test')", 0),
+        ("INSERT INTO hold (scope, reason, by) VALUES ('provider:another', 'test', 'cli:test')", 1),
+        (
+            "INSERT INTO breaker (scope, state, level, failures, until, reason) "
+            "VALUES ('provider:smtp', 'open', 0, 1, now() + interval '1 hour', 'test')",
+            0,
+        ),
+        (
+            "INSERT INTO breaker (scope, state, level, failures, until, reason) "
+            "VALUES ('provider:smtp', 'open', 0, 1, now(), 'its time is over: the next call is a probe')",
+            1,
+        ),
+    ],
+)
+def test_a_provider_that_would_take_nothing_gets_no_tickets(
+    database: Database, current: Settings, shut: str, tickets_left: int
+):
+    start_campaign(database, current, [person(1, phone=None)])
+    with database.staff() as session:
+        session.execute(text(shut))
+    feed(Feeder(current), database)
+    assert len(tickets(current)) == tickets_left
+
+
+def test_a_test_send_gets_a_ticket_and_another_only_if_that_was_lost(database: Database, current: Settings):
+    campaign = make_campaign(database, current, [person(1)])
+    number = ask_test(database, current, campaign)
+    feeder = Feeder(current)
+    for _ in range(3):
+        feed(feeder, database)
+    assert arguments(current, "control") == [[1, number, "email"]]
+    redis.Redis.from_url(current.redis_url).flushall()
+    feed(Feeder(current), database)  # another feeder, as after a restart, knows of no ticket
+    assert arguments(current, "control") == [[1, number, "email"]]
 
 
 def test_the_queue_stays_shallow_however_often_it_is_fed(database: Database, current: Settings):
-    start_campaign(database, current, [person(number, phone=None) for number in range(150)])
+    for number in (1, 2):
+        start_campaign(database, current, [person(one, phone=None) for one in range(150)], number)
     feeder = Feeder(current)
     for _ in range(5):
         feed(feeder, database)
-    assert len(tickets(current)) == 4
+    assert len(arguments(current, "email")) == 4
 
 
 def test_a_campaign_with_little_due_gets_one_ticket(database: Database, current: Settings):
@@ -81,10 +137,10 @@ def test_what_is_paused_stopped_or_not_due_gets_none(database: Database, current
     assert feed(feeder, database) == 0
     with database.staff() as session:
         controlling.lift(session, "channel:email", actor="cli:test")
-        session.execute(text("UPDATE delivery SET due_at = now() + interval '1 hour'"))
+        session.execute(text("UPDATE due SET at = now() + interval '1 hour'"))
     assert feed(feeder, database) == 0
     with database.staff() as session:
-        session.execute(text("UPDATE delivery SET due_at = now()"))
+        session.execute(text("UPDATE due SET at = now()"))
         controlling.pause(session, campaign.id, actor="cli:test", reason="test")
     assert feed(feeder, database) == 0
 

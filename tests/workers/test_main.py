@@ -37,11 +37,13 @@ def start(role: str, database_url: str, redis_url: str, **changes: str) -> subpr
     )
 
 
-def wait_for_heartbeat(database: Database, process: subprocess.Popen[str]) -> None:
+def wait_for_heartbeat(database: Database, process: subprocess.Popen[str], role: str = "worker") -> None:
     for _ in range(400):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         with database.staff() as session:
-            if session.scalar(text("SELECT count(*) FROM heartbeat WHERE process LIKE 'worker:%'")):
+            if session.scalar(
+                text("SELECT count(*) FROM heartbeat WHERE process LIKE :one"), {"one": f"{role}:%"}
+            ):
                 return
         time.sleep(0.05)
     raise AssertionError("the worker never came up")
@@ -56,9 +58,10 @@ def end(process: subprocess.Popen[str], within_s: float) -> int:
         process.communicate()
 
 
-def test_a_worker_stops_in_order_when_asked(database: Database, database_url: str, redis_url: str):
-    process = start("worker", database_url, redis_url)
-    wait_for_heartbeat(database, process)
+@pytest.mark.parametrize("role", ["worker", "control"])
+def test_a_worker_stops_in_order_when_asked(database: Database, database_url: str, redis_url: str, role: str):
+    process = start(role, database_url, redis_url)
+    wait_for_heartbeat(database, process, role)
     assert end(process, 15) == 0
 
 
@@ -88,7 +91,7 @@ def test_a_worker_stops_within_its_deadline_with_redis_down(database: Database, 
     assert end(process, 15) == 0
 
 
-@pytest.mark.parametrize("role", ["worker", "feeder", "sweeper"])
+@pytest.mark.parametrize("role", ["worker", "control", "feeder", "sweeper"])
 def test_a_missing_setting_or_a_dead_server_is_said_in_one_line(role: str, database_url: str, redis_url: str):
     for changes, said in (
         ({"REDIS_URL": ""}, "REDIS_URL is not set"),
@@ -103,7 +106,7 @@ def test_a_missing_setting_or_a_dead_server_is_said_in_one_line(role: str, datab
         assert "Traceback" not in stderr
 
 
-@pytest.mark.parametrize("role", ["worker", "feeder", "sweeper"])
+@pytest.mark.parametrize("role", ["worker", "control", "feeder", "sweeper"])
 def test_a_master_key_of_another_database_ends_the_start(
     role: str, database: Database, database_url: str, redis_url: str
 ):

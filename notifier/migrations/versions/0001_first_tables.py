@@ -27,6 +27,18 @@ def upgrade() -> None:
         sa.UniqueConstraint("reference", name=op.f("uq_doctor_reference")),
     )
     op.create_table(
+        "breaker",
+        sa.Column("scope", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("level", sa.SmallInteger(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("changed_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("state IN ('open', 'probing', 'healing')", name=op.f("ck_breaker_state")),
+        sa.PrimaryKeyConstraint("scope", name=op.f("pk_breaker")),
+    )
+    op.create_table(
         "heartbeat",
         sa.Column("process", sa.Text(), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -121,7 +133,6 @@ def upgrade() -> None:
         sa.Column("value_blind", sa.LargeBinary(), nullable=False),
         sa.Column("value_sealed", sa.LargeBinary(), nullable=False),
         sa.CheckConstraint("channel IN ('email', 'sms')", name=op.f("ck_contact_channel")),
-        sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_contact_campaign_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_contact")),
         sa.UniqueConstraint(
             "campaign_id", "channel", "value_blind", name=op.f("uq_contact_campaign_id_channel_value_blind")
@@ -191,7 +202,6 @@ def upgrade() -> None:
         sa.Column("row", sa.Integer(), nullable=False),
         sa.Column("column", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(["list_file_id"], ["list_file.id"], name=op.f("fk_list_problem_list_file_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_list_problem")),
     )
     op.create_index("ix_list_problem_list_file_id", "list_problem", ["list_file_id", "row"], unique=False)
@@ -201,14 +211,20 @@ def upgrade() -> None:
         sa.Column("campaign_id", sa.BigInteger(), nullable=False),
         sa.Column("doctor_id", sa.BigInteger(), nullable=False),
         sa.Column("list_file_id", sa.BigInteger(), nullable=False),
+        sa.Column("listed_in", sa.BigInteger(), nullable=True),
         sa.Column("row", sa.Integer(), nullable=False),
         sa.Column("merged", sa.Integer(), server_default="0", nullable=False),
         sa.Column("person_blind", sa.LargeBinary(), nullable=False),
+        sa.Column("id_blind", sa.LargeBinary(), nullable=True),
+        sa.Column("national_blind", sa.LargeBinary(), nullable=True),
+        sa.Column("name_blind", sa.LargeBinary(), nullable=True),
         sa.Column("identity_sealed", sa.LargeBinary(), nullable=False),
         sa.Column("has_postal", sa.Boolean(), nullable=False),
+        sa.Column("is_minor", sa.Boolean(), server_default="false", nullable=False),
         sa.Column("language", sa.Text(), nullable=False),
         sa.Column("variant", sa.Text(), server_default="standard", nullable=False),
         sa.Column("comment_sensitive", sa.Boolean(), server_default="false", nullable=False),
+        sa.Column("affected", sa.Boolean(), nullable=True),
         sa.Column("outcome", sa.Text(), server_default="on_the_way", nullable=False),
         sa.Column("outcome_reason", sa.Text(), nullable=True),
         sa.Column("outcome_at", sa.DateTime(timezone=True), nullable=True),
@@ -216,8 +232,6 @@ def upgrade() -> None:
             "outcome IN ('excluded', 'on_the_way', 'informed', 'unreached')", name=op.f("ck_patient_outcome")
         ),
         sa.CheckConstraint("variant IN ('standard', 'comment')", name=op.f("ck_patient_variant")),
-        sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_patient_campaign_id")),
-        sa.ForeignKeyConstraint(["list_file_id"], ["list_file.id"], name=op.f("fk_patient_list_file_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_patient")),
         sa.UniqueConstraint("campaign_id", "person_blind", name=op.f("uq_patient_campaign_id_person_blind")),
     )
@@ -235,8 +249,6 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), server_default="pending", nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=True),
         sa.Column("fence", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("lease_owner", sa.Text(), nullable=True),
-        sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("first_tried_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("tries", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("crashes", sa.SmallInteger(), server_default="0", nullable=False),
@@ -246,54 +258,14 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("channel IN ('email', 'sms')", name=op.f("ck_delivery_channel")),
         sa.CheckConstraint(
-            "state IN ('pending', 'leased', 'sending', 'unknown', 'accepted', 'delivered', 'failed', 'cancelled', 'quarantined')",
+            "state IN ('pending', 'sending', 'unknown', 'accepted', 'delivered', 'failed', 'cancelled', 'quarantined')",
             name=op.f("ck_delivery_state"),
         ),
         sa.CheckConstraint("variant IN ('standard', 'comment')", name=op.f("ck_delivery_variant")),
-        sa.ForeignKeyConstraint(["addressee_id"], ["patient.id"], name=op.f("fk_delivery_addressee_id")),
-        sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_delivery_campaign_id")),
-        sa.ForeignKeyConstraint(["contact_id"], ["contact.id"], name=op.f("fk_delivery_contact_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
-        postgresql_with={"fillfactor": "70"},
-    )
-    op.create_index(
-        "ix_delivery_crashed",
-        "delivery",
-        ["campaign_id", "channel", "due_at"],
-        unique=False,
-        postgresql_where=sa.text("state = 'pending' AND crashes > 0"),
-    )
-    op.create_index(
-        "ix_delivery_attention",
-        "delivery",
-        ["id"],
-        unique=False,
-        postgresql_where=sa.text("state IN ('unknown', 'quarantined')"),
+        postgresql_with={"fillfactor": "50"},
     )
     op.create_index("ix_delivery_campaign", "delivery", ["campaign_id", "id"], unique=False)
-    op.create_index(
-        "ix_delivery_due",
-        "delivery",
-        ["campaign_id", "channel", "due_at"],
-        unique=False,
-        postgresql_where=sa.text("state = 'pending'"),
-    )
-    op.create_index(
-        "ix_delivery_leased",
-        "delivery",
-        ["lease_until"],
-        unique=False,
-        postgresql_where=sa.text("state IN ('leased', 'sending')"),
-    )
-    op.create_index(
-        "ix_delivery_settle",
-        "delivery",
-        ["due_at"],
-        unique=False,
-        postgresql_where=sa.text(
-            "due_at IS NOT NULL AND state IN ('unknown', 'accepted', 'delivered', 'failed', 'cancelled', 'quarantined')"
-        ),
-    )
     op.create_index(
         "uq_delivery_contact_addressee",
         "delivery",
@@ -307,17 +279,14 @@ def upgrade() -> None:
         sa.Column("contact_id", sa.BigInteger(), nullable=False),
         sa.Column("doctor_id", sa.BigInteger(), nullable=False),
         sa.Column("rank", sa.SmallInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["contact_id"], ["contact.id"], name=op.f("fk_patient_contact_contact_id")),
-        sa.ForeignKeyConstraint(["patient_id"], ["patient.id"], name=op.f("fk_patient_contact_patient_id")),
         sa.PrimaryKeyConstraint("patient_id", "contact_id", name=op.f("pk_patient_contact")),
     )
     op.create_index("ix_patient_contact_contact_id", "patient_contact", ["contact_id"], unique=False)
     op.create_table(
         "attempt",
-        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
         sa.Column("delivery_id", sa.BigInteger(), nullable=False),
-        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
         sa.Column("provider", sa.Text(), nullable=False),
         sa.Column("notice_id", sa.BigInteger(), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -327,27 +296,75 @@ def upgrade() -> None:
         sa.Column("provider_message_id", sa.Text(), nullable=True),
         sa.Column("raw_sealed", sa.LargeBinary(), nullable=True),
         sa.CheckConstraint("outcome IN ('accepted', 'refused', 'unknown')", name=op.f("ck_attempt_outcome")),
-        sa.ForeignKeyConstraint(["delivery_id"], ["delivery.id"], name=op.f("fk_attempt_delivery_id")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_attempt")),
-        sa.UniqueConstraint("delivery_id", "fence", name=op.f("uq_attempt_delivery_id_fence")),
-    )
-    op.create_index(
-        "ix_attempt_open",
-        "attempt",
-        ["started_at"],
-        unique=False,
-        postgresql_where=sa.text("ended_at IS NULL"),
+        sa.PrimaryKeyConstraint("delivery_id", "fence", name=op.f("pk_attempt")),
+        postgresql_with={"fillfactor": "60"},
     )
     op.create_table(
         "delivery_patient",
         sa.Column("delivery_id", sa.BigInteger(), nullable=False),
         sa.Column("patient_id", sa.BigInteger(), nullable=False),
         sa.Column("doctor_id", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["delivery_id"], ["delivery.id"], name=op.f("fk_delivery_patient_delivery_id")),
-        sa.ForeignKeyConstraint(["patient_id"], ["patient.id"], name=op.f("fk_delivery_patient_patient_id")),
         sa.PrimaryKeyConstraint("delivery_id", "patient_id", name=op.f("pk_delivery_patient")),
     )
     op.create_index("ix_delivery_patient_patient_id", "delivery_patient", ["patient_id"], unique=False)
+    op.create_table(
+        "due",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("campaign_id", sa.BigInteger(), nullable=False),
+        sa.Column("channel", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("together", sa.Boolean(), server_default="true", nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("ids", sa.ARRAY(sa.BigInteger()), nullable=False),
+        sa.Column("fences", sa.ARRAY(sa.Integer()), nullable=True),
+        sa.Column("owner", sa.Text(), nullable=True),
+        sa.CheckConstraint("kind IN ('send', 'lease', 'settle')", name=op.f("ck_due_kind")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_due")),
+        postgresql_with={
+            "autovacuum_vacuum_scale_factor": "0",
+            "autovacuum_vacuum_threshold": "2000",
+            "autovacuum_vacuum_cost_delay": "0",
+        },
+    )
+    op.create_index(
+        "ix_due_send",
+        "due",
+        ["campaign_id", "channel", "together", "at"],
+        unique=False,
+        postgresql_where=sa.text("kind = 'send'"),
+    )
+    op.create_index(
+        "ix_due_sweep", "due", ["kind", "at"], unique=False, postgresql_where=sa.text("kind <> 'send'")
+    )
+    op.create_table(
+        "tally",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("campaign_id", sa.BigInteger(), nullable=False),
+        sa.Column("channel", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("n", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_tally")),
+    )
+    op.create_index("ix_tally_campaign", "tally", ["campaign_id"], unique=False)
+    op.create_table(
+        "bounce",
+        sa.Column("campaign_id", sa.BigInteger(), nullable=False),
+        sa.Column("n", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("results_before", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("campaign_id", name=op.f("pk_bounce")),
+    )
+    op.create_table(
+        "pace",
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("process", sa.Text(), nullable=False),
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column("receiver", sa.Text(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("n", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("at", "process", "provider", "receiver", "outcome", "code", name=op.f("pk_pace")),
+    )
     op.create_table(
         "receipt",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -373,9 +390,49 @@ def upgrade() -> None:
     op.create_index(
         "ix_receipt_unapplied", "receipt", ["id"], unique=False, postgresql_where=sa.text("applied_at IS NULL")
     )
+    op.create_table(
+        "test_send",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("campaign_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("channel", sa.Text(), nullable=False),
+        sa.Column("language", sa.Text(), nullable=False),
+        sa.Column("variant", sa.Text(), nullable=False),
+        sa.Column("contact_sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("notice_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("html", sa.Text(), nullable=False),
+        sa.Column("asked_by", sa.Text(), nullable=False),
+        sa.Column("asked_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("state", sa.Text(), server_default="queued", nullable=False),
+        sa.Column("code", sa.Text(), nullable=True),
+        sa.Column("provider", sa.Text(), nullable=True),
+        sa.Column("provider_message_id", sa.Text(), nullable=True),
+        sa.Column("raw_sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("channel IN ('email', 'sms')", name=op.f("ck_test_send_channel")),
+        sa.CheckConstraint("variant IN ('standard', 'comment')", name=op.f("ck_test_send_variant")),
+        sa.CheckConstraint(
+            "state IN ('queued', 'sending', 'accepted', 'refused', 'unknown')", name=op.f("ck_test_send_state")
+        ),
+        sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_test_send_campaign_id")),
+        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_test_send_doctor_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_test_send")),
+    )
+    op.create_index("ix_test_send_doctor_id", "test_send", ["doctor_id", "asked_at"], unique=False)
+    op.create_index(
+        "ix_test_send_open",
+        "test_send",
+        ["id"],
+        unique=False,
+        postgresql_where=sa.text("state IN ('queued', 'sending')"),
+    )
     _roles()
     _row_level_security()
     _append_only()
+    _hints_and_tally()
 
 
 #: tables whose rows belong to one doctor by `doctor_id`
@@ -391,6 +448,7 @@ OWNED = (
     "delivery_patient",
     "attempt",
     "receipt",
+    "test_send",
 )
 
 
@@ -424,14 +482,19 @@ def _roles() -> None:
     )
     op.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO notifier_staff")
     op.execute(
-        "GRANT INSERT, UPDATE ON incident, doctor, api_key, idempotent_request, hold, heartbeat, "
+        "GRANT INSERT, UPDATE ON incident, doctor, api_key, idempotent_request, hold, heartbeat, due, tally, pace, bounce, "
+        "breaker, "
         f"{', '.join(OWNED)} TO notifier_staff"
     )
-    op.execute("GRANT DELETE ON hold, heartbeat, idempotent_request TO notifier_staff")
-    op.execute("GRANT SELECT ON doctor, incident, journal, hold, " + ", ".join(OWNED) + " TO notifier_doctor")
+    op.execute("GRANT DELETE ON hold, heartbeat, due, tally, pace, breaker, idempotent_request TO notifier_staff")
+    op.execute(
+        "GRANT SELECT ON doctor, incident, journal, hold, tally, bounce, "
+        + ", ".join(OWNED)
+        + " TO notifier_doctor"
+    )
     op.execute(
         "GRANT INSERT ON list_file, list_problem, patient, contact, patient_contact, notice, delivery, "
-        "delivery_patient TO notifier_doctor"
+        "delivery_patient, test_send TO notifier_doctor"
     )
     op.execute("GRANT UPDATE ON list_file, patient, contact, patient_contact, delivery TO notifier_doctor")
     # A doctor's transaction can neither make a campaign nor erase its data key.
@@ -439,6 +502,8 @@ def _roles() -> None:
         "GRANT UPDATE (state, epoch, plan, notice_hash, approved_at, approved_by, started_at, completed_at, reason) "
         "ON campaign TO notifier_doctor"
     )
+    # A doctor who lets a campaign go on begins its count of bounces anew.
+    op.execute("GRANT INSERT, UPDATE ON bounce TO notifier_doctor")
     # A corrected list replaces a person's contacts while nothing has been sent.
     op.execute("GRANT DELETE ON patient_contact TO notifier_staff, notifier_doctor")
     op.execute("GRANT INSERT ON journal TO notifier_staff, notifier_doctor")
@@ -455,7 +520,7 @@ def _row_level_security() -> None:
             seen = "id IN (SELECT incident_id FROM campaign)"
         # A new row must belong to this doctor and point to nothing of another's: what it names has to be in sight.
         made = seen
-        if table in ("list_file", "patient", "contact", "notice", "delivery"):
+        if table in ("list_file", "patient", "contact", "notice", "delivery", "test_send"):
             made += " AND campaign_id IN (SELECT id FROM campaign)"
         elif table in ("patient_contact", "delivery_patient"):
             made += f" AND EXISTS (SELECT FROM patient WHERE patient.id = {table}.patient_id)"
@@ -507,4 +572,59 @@ def _append_only() -> None:
         op.execute(
             f"CREATE TRIGGER no_truncate BEFORE TRUNCATE ON {table} "
             "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+        )
+
+
+def _hints_and_tally() -> None:
+    """Every change of `delivery` leaves a hint of what it wants next in `due`, and its difference in `tally`.
+
+    By statement triggers, so that no writer can forget it. Deliveries that want the same at about the same
+    time share a hint: 50 to be sent, fewer or one alone if a worker died with them (`crashes`), 500 to settle.
+    """
+    for table in ("tally", "bounce"):
+        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        seen = "campaign_id IN (SELECT id FROM campaign)"
+        op.execute(f"CREATE POLICY one_doctor ON {table} TO notifier_doctor USING ({seen})")
+        op.execute(f"CREATE POLICY everyone ON {table} TO notifier_staff USING (true)")
+    hints = """
+            INSERT INTO due (campaign_id, channel, kind, together, at, ids)
+            SELECT campaign_id, channel, kind, company >= 50, max(due_at), array_agg(id ORDER BY id)
+            FROM (
+                SELECT *, (row_number() OVER (PARTITION BY campaign_id, channel, kind, company, slot ORDER BY id) - 1)
+                          / company AS part
+                FROM (
+                    SELECT id, campaign_id, channel, due_at,
+                           date_bin('250 milliseconds', due_at, 'epoch') AS slot,
+                           CASE WHEN state = 'pending' THEN 'send' ELSE 'settle' END AS kind,
+                           CASE WHEN state <> 'pending' THEN 500
+                                WHEN crashes = 0 THEN 50
+                                WHEN crashes = 1 THEN 10 ELSE 1 END AS company
+                    FROM after WHERE state <> 'sending' AND due_at IS NOT NULL
+                ) wanting
+            ) grouped
+            GROUP BY campaign_id, channel, kind, company, slot, part;
+    """
+    for event, before in (
+        ("INSERT", ""),
+        ("UPDATE", "UNION ALL SELECT campaign_id, channel, state, -1 FROM before"),
+    ):
+        name = f"delivery_{event.lower()}"
+        op.execute(
+            f"""
+            CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+            SET search_path = public, pg_temp AS $$
+            BEGIN
+                {hints}
+                INSERT INTO tally (campaign_id, channel, state, n)
+                SELECT campaign_id, channel, state, sum(n)
+                FROM (SELECT campaign_id, channel, state, 1 AS n FROM after {before}) moves
+                GROUP BY campaign_id, channel, state HAVING sum(n) <> 0;
+                RETURN NULL;
+            END $$
+            """  # noqa: S608 - put together from our own words
+        )
+        tables = "NEW TABLE AS after" + (" OLD TABLE AS before" if before else "")
+        op.execute(
+            f"CREATE TRIGGER {name} AFTER {event} ON delivery REFERENCING {tables} "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION {name}()"
         )

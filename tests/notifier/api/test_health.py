@@ -49,8 +49,18 @@ def test_the_numbers_are_those_of_the_database(anybody: TestClient, world: World
         session.execute(text("UPDATE delivery SET due_at = now() - interval '90 s' WHERE channel = 'sms'"))
         session.execute(
             text(
-                "UPDATE delivery SET state = 'sending', lease_until = now() - interval '1 s' WHERE id = "
-                "(SELECT min(id) FROM delivery WHERE channel = 'email')"
+                "INSERT INTO due (campaign_id, channel, kind, at, ids, fences, owner) SELECT campaign_id, channel, "
+                "'lease', now() - interval '1 s', ARRAY[id], ARRAY[0], 'w' FROM delivery WHERE channel = 'email' LIMIT 1"
+            )
+        )
+        session.execute(
+            text(
+                "INSERT INTO breaker (scope, state, level, failures, reason) VALUES ('receiver:orange', 'open', 0, 1, 'x')"
+            )
+        )
+        session.execute(
+            text(
+                "UPDATE delivery SET state = 'sending' WHERE id = (SELECT min(id) FROM delivery WHERE channel = 'email')"
             )
         )
         session.execute(
@@ -70,6 +80,9 @@ def test_the_numbers_are_those_of_the_database(anybody: TestClient, world: World
     assert 90 <= seen["notifier_deliveries_oldest_due_seconds", "sms"] < 900
     assert seen["notifier_leases_expired", ""] == 1
     assert seen["notifier_deliveries_unknown", "email"] == 1
+    assert seen["notifier_deliveries", "email/sending"] == 1
+    assert seen["notifier_deliveries", "sms/pending"] == 1
+    assert seen["notifier_breaker_open", "receiver:orange/open"] == 1
     assert seen["notifier_deliveries_quarantined", "sms"] == 0
     assert seen["notifier_campaigns", "sending"] == 1
     assert seen["notifier_campaigns", "draft"] == 1

@@ -278,9 +278,13 @@ def every_get(app: FastAPI, database: Database) -> list[str]:
             "patient_id": ids("patient"),
             "delivery_id": ids("delivery"),
         }
+        tests = session.execute(text("SELECT campaign_id, id FROM test_send")).all()
     paths = []
     for path, operations in app.openapi()["paths"].items():
         if "get" in operations:
             names = [name for name in numbers if "{" + name + "}" in path]
-            paths += [path.format(**{names[0]: one}) for one in numbers[names[0]]] if names else [path]
+            if "{test_id}" in path:
+                paths += [path.format(campaign_id=campaign, test_id=test) for campaign, test in tests]
+            else:
+                paths += [path.format(**{names[0]: one}) for one in numbers[names[0]]] if names else [path]
     return paths

@@ -1,10 +1,13 @@
-"""Receipts: who made the address up gets nothing; a genuine one is stored before it is answered."""
+"""Receipts: who made an address or a token up gets nothing; a genuine one is stored before it is answered."""
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime
 
+import orjson
 import pytest
+import structlog
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import text
@@ -12,11 +15,19 @@ from sqlalchemy import text
 from notifier import receipts
 from notifier.api import create_app
 from notifier.sealing import MasterKey
+from notifier.settings import Settings
 from notifier.store import Database
 from tests.factories import make_settings
 from tests.notifier.api.conftest import World, count, first_delivery
 
 DELIVERED = {"msg_status": "delivered", "ts_epoch": 1764061200000, "messageId": 4711, "to": "33639980777"}
+
+TOKEN = "a-made-up-token-of-the-account"
+
+
+@pytest.fixture
+def current(database_url: str) -> Settings:
+    return make_settings(database_url, brevo_email={"webhook_token": TOKEN})
 
 
 @pytest.fixture
@@ -106,6 +117,111 @@ def test_a_receipt_for_people_who_were_erased_is_refused(
 
 
 def test_while_the_database_is_away_the_provider_is_told_to_come_again(address: str) -> None:
-    away = create_app(make_settings("postgresql://nobody@127.0.0.1:1/none"))
-    answer = TestClient(away, raise_server_exceptions=False).post(address, json=DELIVERED)
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    """Brevo throws away what was answered otherwise."""
+    away = create_app(make_settings("postgresql://nobody@127.0.0.1:1/none", brevo_email={"webhook_token": TOKEN}))
+    client = TestClient(away, raise_server_exceptions=False)
+    for path, body in ((address, DELIVERED), (REPORT, about("1.aaaaaaaaaaaaaaaa"))):
+        answer = client.post(path, json=body, headers=PROOF)
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+# --- reports about a whole account
+
+REPORT = "/webhooks/brevo-email"
+PROOF = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def about(reference: str, word: str = "delivered") -> dict[str, object]:
+    return {"event": word, "email": "jean@example.org", "ts_epoch": 1764061200000, "X-Mailin-custom": reference}
+
+
+@pytest.fixture
+def emails(database: Database, world: World, master: MasterKey) -> list[str]:
+    """The references of the emails of doctor 1's campaign."""
+    with database.staff() as session:
+        numbers = session.scalars(text("SELECT id FROM delivery WHERE channel = 'email' ORDER BY id")).all()
+    return [receipts.reference(master, number) for number in numbers]
+
+
+@pytest.mark.parametrize(
+    "proof", [PROOF, {"Authorization": "Basic " + base64.b64encode(f"brevo:{TOKEN}".encode()).decode()}]
+)
+def test_a_proved_report_is_stored_event_by_event(
+    provider: TestClient, emails: list[str], database: Database, proof: dict[str, str]
+) -> None:
+    answer = provider.post(REPORT, json=[about(one) for one in emails], headers=proof)
+    assert (answer.status_code, answer.content, len(emails)) == (204, b"", 2)
+    with database.staff() as session:
+        rows = session.execute(text("SELECT provider, event, body_sealed FROM receipt")).all()
+    assert [(row.provider, row.event) for row in rows] == [("brevo-email", "delivered")] * 2
+    assert not any(b"jean" in bytes(row.body_sealed) for row in rows)
+    assert provider.post(REPORT, json=about(emails[0]), headers=PROOF).status_code == 204
+    assert count(database, "receipt") == 2, "the same event again is none"
+
+
+@pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer another-made-up-token", f"Token {TOKEN}"])
+def test_a_report_without_the_token_is_refused_before_it_is_read(
+    provider: TestClient, emails: list[str], database: Database, authorization: str | None
+) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization}
+    answer = provider.post(REPORT, json=about(emails[0]), headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")
+    assert answer.headers["www-authenticate"].startswith("Bearer ")
+    unread = b" " * (receipts.MAX_REPORT_BYTES + 1)
+    assert provider.post(REPORT, content=unread, headers=headers).status_code == 401
+    assert provider.post(REPORT, content=unread, headers=PROOF).status_code == 413
+    assert count(database, "receipt") == 0
+
+
+def test_where_no_token_is_set_nobody_reports(database_url: str) -> None:
+    client = TestClient(create_app(make_settings(database_url)), raise_server_exceptions=False)
+    for authorization in ("Bearer ", "Bearer None", f"Bearer {TOKEN}", "Basic Og=="):
+        assert client.post(REPORT, json={}, headers={"Authorization": authorization}).status_code == 401
+
+
+def test_other_mail_of_the_account_is_let_be_and_counted(
+    provider: TestClient, emails: list[str], database: Database
+) -> None:
+    named_by_brevo = {"event": "hard_bounce", "message-id": "<1.1@relay.example.org>", "ts": 1764061200}
+    with structlog.testing.capture_logs() as lines:
+        events = [named_by_brevo, about("1.aaaaaaaaaaaaaaaa"), about(emails[0])]
+        assert provider.post(REPORT, json=events, headers=PROOF).status_code == 204
+    assert count(database, "receipt") == 1
+    [line] = [line for line in lines if line["event"] == "report_events_left"]
+    assert line == {
+        "event": "report_events_left",
+        "log_level": "warning",
+        "provider": "brevo-email",
+        "not_ours": 1,
+        "unnamed": 1,
+    }
+    with structlog.testing.capture_logs() as lines:
+        provider.post(REPORT, json=about("1.aaaaaaaaaaaaaaaa"), headers=PROOF)
+    assert {line["log_level"] for line in lines if line["event"] == "report_events_left"} == {"info"}
+
+
+def test_what_is_no_report_is_refused(provider: TestClient, emails: list[str], database: Database) -> None:
+    many = [about(emails[0])] * (receipts.MAX_REPORT_EVENTS + 1)
+    for body in (b"", b"{", b"[]", b'{"event": "delivered"}', b"null", orjson.dumps(many)):
+        assert provider.post(REPORT, content=body, headers=PROOF).status_code == 422, body[:20]
+    assert count(database, "receipt") == 0
+
+
+def test_a_report_may_be_longer_than_a_receipt(provider: TestClient, emails: list[str]) -> None:
+    body = orjson.dumps([about(emails[0])] * receipts.MAX_REPORT_EVENTS)
+    assert len(body) > receipts.MAX_BODY_BYTES
+    assert provider.post(REPORT, content=body, headers=PROOF).status_code == 204
+
+
+def test_each_provider_reports_in_its_own_way_only(
+    provider: TestClient, address: str, emails: list[str], master: MasterKey
+) -> None:
+    webhook = receipts.webhook_reference(master, "brevo-email", int(emails[0].partition(".")[0]))
+    for path in ("/webhooks/brevo-sms", "/webhooks/smtp", f"{REPORT}/{webhook}", f"{REPORT}/{emails[0]}"):
+        assert provider.post(path, json=about(emails[0]), headers=PROOF).status_code == 404, path
+
+
+def test_an_api_key_is_no_proof(operations: TestClient, emails: list[str], database: Database) -> None:
+    assert operations.post(REPORT, json=about(emails[0])).status_code == 401
+    assert count(database, "receipt") == 0

@@ -246,8 +246,8 @@ def wait(channel: Channel, state: Delivery, count: int = 120, first: int = 72, l
     return Wait(channel, state, count, NOW + timedelta(hours=first), NOW + timedelta(hours=last))
 
 
-def next_of(state: State, waits: list[Wait], *, leased: int = 0, quarantined: int = 0, **patients: int) -> str:
-    deliveries = {"email": {"quarantined": quarantined, "leased": leased}, "sms": {"quarantined": 0}}
+def next_of(state: State, waits: list[Wait], *, sending: int = 0, quarantined: int = 0, **patients: int) -> str:
+    deliveries = {"email": {"quarantined": quarantined, "sending": sending}, "sms": {"quarantined": 0}}
     counts = {"imported": 9, "on_the_way": 0, "unreached": 0} | patients
     return next_step(7, state, "a doubt", counts, deliveries, waits, SILENCE, NOW)
 
@@ -278,7 +278,7 @@ def test_what_is_waited_for_is_said_with_its_time(waits: list[Wait], expected: s
 def test_it_is_sending_only_while_something_is_due_or_at_work() -> None:
     accepted = wait(Channel.EMAIL, Delivery.ACCEPTED)
     assert "it is sending" in next_of(State.SENDING, [accepted, wait(Channel.SMS, Delivery.PENDING, first=0)])
-    assert "it is sending" in next_of(State.SENDING, [accepted], leased=1)
+    assert "it is sending" in next_of(State.SENDING, [accepted], sending=1)
     assert "it is sending" not in next_of(State.SENDING, [accepted])
 
 
@@ -310,3 +310,25 @@ def test_each_state_has_a_next_step(
     state: State, patients: dict[str, int], quarantined: int, expected: str
 ) -> None:
     assert expected in next_of(state, [], quarantined=quarantined, **patients)
+
+
+def test_a_test_that_nobody_takes_is_said_with_what_must_run(cli: Cli, campaign: int) -> None:
+    error = cli.error("campaign", "test", campaign, "--to", "me@example.org", "--wait", "0.1")
+    assert error == "Test 1: It waits for the control process: a feeder and `notifier worker --control` must run."
+    entry = cli.json("journal", "list", "--subject", f"campaign:{campaign}")["entries"][0]
+    assert (entry["action"], entry["detail"]["channel"]) == ("campaign.test", "email")
+
+
+@pytest.mark.parametrize("to", ["me@", "01 99 00 12 34"])
+def test_a_test_to_what_is_no_usable_address_is_refused_without_repeating_it(
+    cli: Cli, campaign: int, to: str
+) -> None:
+    error = cli.error("campaign", "test", campaign, "--to", to)
+    assert "address for the test cannot be used" in error
+    assert to not in error
+
+
+def test_a_test_in_a_language_without_text_is_refused(cli: Cli, campaign: int) -> None:
+    assert "not written for email" in cli.error(
+        "campaign", "test", campaign, "--to", "me@example.org", "--variant", "comment"
+    )

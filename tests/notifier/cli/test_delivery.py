@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import psycopg
+import pytest
 from sqlalchemy import text
 
 from notifier.models import Attempt, Delivery, Receipt
@@ -101,3 +102,114 @@ def test_the_number_a_table_prints_is_one_that_show_takes(cli: Cli, campaign: in
     assert "12043" in listed
     assert "12,043" not in listed
     assert "12043" in cli.run("delivery", "show", "12043")
+
+
+def test_who_holds_a_delivery_and_what_stops_it_is_shown(cli: Cli, sending: int, database: Database) -> None:
+    with database.staff() as session:
+        held, waiting = session.scalars(text("SELECT id FROM delivery ORDER BY id")).all()
+        session.execute(text("UPDATE delivery SET state = 'sending', fence = 4 WHERE id = :id"), {"id": held})
+        session.execute(
+            text(
+                "INSERT INTO due (campaign_id, channel, kind, at, ids, fences, owner) SELECT campaign_id, channel, 'lease', "
+                "now() + interval '1 minute', ARRAY[id], ARRAY[3], 'host:1:ab' FROM delivery WHERE id = :id"
+            ),
+            {"id": held},
+        )
+    document = cli.json("delivery", "show", held)
+    assert document["history"][-1]["what"] == "in the hands of host:1:ab until then"
+    assert "lease" in [hint["kind"] for hint in document["hints"]]
+    assert document["stopped_by"] == []
+    cli.run("queue", "stop", "--scope", "provider:brevo-sms", "--reason", "no matter here")
+    cli.run("queue", "stop", "--scope", "provider:smtp", "--reason", "a doubt")
+    cli.run("campaign", "pause", sending, "--reason", "a wrong date")
+    document = cli.json("delivery", "show", waiting)
+    assert document["stopped_by"] == ["campaign paused", "provider:smtp: a doubt"]
+    assert [hint["kind"] for hint in document["hints"]] == ["send"]
+
+
+def test_a_lease_that_no_longer_speaks_of_it_is_not_called_a_hand(
+    cli: Cli, sending: int, database: Database
+) -> None:
+    with database.staff() as session:
+        session.execute(
+            text(
+                "INSERT INTO due (campaign_id, channel, kind, at, ids, fences, owner) SELECT campaign_id, channel, 'lease', "
+                "now(), ARRAY[id], ARRAY[7], 'host:1:ab' FROM delivery"
+            )
+        )
+    (first, _) = cli.json("delivery", "list", sending)["deliveries"]
+    assert [step["what"] for step in cli.json("delivery", "show", first["id"])["history"]] == [
+        "created",
+        "due (pending)",
+    ]
+
+
+# --- sending again ---------------------------------------------------------------------------------------
+
+
+def fail_all(database: Database, code: str = "smtp_550_5.1.1") -> list[int]:
+    """Every delivery failed, every person given up, the campaign over."""
+    with database.staff() as session:
+        session.execute(
+            text("UPDATE delivery SET state = 'failed', reason = :code, due_at = NULL, tries = 1"), {"code": code}
+        )
+        session.execute(
+            text(
+                "UPDATE patient SET outcome = 'unreached', outcome_reason = 'all_failed' "
+                "WHERE id IN (SELECT patient_id FROM delivery_patient)"
+            )
+        )
+        session.execute(
+            text("UPDATE campaign SET state = 'completed', completed_at = now() WHERE state = 'sending'")
+        )
+        return list(session.scalars(text("SELECT id FROM delivery ORDER BY id")))
+
+
+def test_a_replay_says_what_it_would_do_asks_and_does_it(cli: Cli, sending: int, database: Database) -> None:
+    numbers = fail_all(database)
+    choice = ("delivery", "replay", "--campaign", sending, "--reason", "the relay was wrong")
+    assert cli.run(*choice, "--dry-run") == "2 would be sent again.\n"
+    cli.run(*choice, code=1, stdin="n\n")
+    assert "2 would be sent again." in cli.stderr
+    assert "Nothing was changed." in cli.stderr
+    assert "nobody is asked" in cli.json(*choice, code=1)["error"]
+    document = cli.json(*choice, "--yes")
+    assert document == {"dry_run": False, "deliveries": numbers, "count": 2, "left": {}}
+    assert {row["state"] for row in cli.json("delivery", "list", sending)["deliveries"]} == {"pending"}
+    assert cli.json("campaign", "show", sending)["state"] == "sending"
+    (entry,) = [one for one in cli.json("journal", "list")["entries"] if one["action"] == "delivery.replay"]
+    assert (entry["subject"], entry["detail"]["reason"]) == (f"campaign:{sending}", "the relay was wrong")
+    assert cli.json(*choice, "--yes")["count"] == 0
+
+
+def test_a_replay_says_why_it_leaves_some_alone(cli: Cli, sending: int, database: Database) -> None:
+    first, second = fail_all(database, "uncertain_twice")
+    said = cli.run("delivery", "replay", first, second, "--reason", "a try", "--yes")
+    assert said == "0 sent again.\n2 left alone: it may have arrived: only if you say that it may go out twice.\n"
+    document = cli.json("delivery", "replay", first, "--possibly-twice", "--reason", "all was lost", "--yes")
+    assert document["deliveries"] == [first]
+    assert cli.json("delivery", "show", first)["possibly_twice"] is True
+
+
+def test_codes_choose_among_a_campaigns_failed_deliveries(cli: Cli, sending: int, database: Database) -> None:
+    first, _ = fail_all(database)
+    with database.staff() as session:
+        session.execute(text("UPDATE delivery SET reason = 'smtp_554' WHERE id = :id"), {"id": first})
+    choice = ("delivery", "replay", "--campaign", sending, "--reason", "mended", "--yes")
+    assert cli.json(*choice, "--code", "smtp_554")["deliveries"] == [first]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "Say which: their numbers, or --campaign."),
+        (["1", "--campaign", "1"], "Say which"),
+        (["1", "--code", "x"], "--code goes with --campaign"),
+        (["999"], "There is no delivery 999."),
+        (["--campaign", "999"], "There is no campaign 999."),
+        (["--campaign", "1", "--state", "delivered"], "Only failed deliveries"),
+        (["--campaign", "1", "--state", "unknown"], "may go out twice"),
+    ],
+)
+def test_a_replay_that_cannot_be_is_refused(cli: Cli, sending: int, arguments: list[str], expected: str) -> None:
+    assert expected in cli.error("delivery", "replay", *arguments, "--reason", "a try", "--yes")

@@ -84,13 +84,22 @@ def test_api_workers_feeder_and_sweeper_carry_a_campaign_to_its_end(
         with ExitStack() as stack:
             stack.enter_context(running(environment, folder / "api.log", "api"))
             await_answer(port)
-            for arguments in (["worker", "--channel", "email", "--channel", "sms"], ["feeder"], ["sweeper"]):
-                stack.enter_context(running(environment, folder / f"{arguments[0]}.log", *arguments))
+            for arguments in (
+                ["worker", "--channel", "email", "--channel", "sms"], ["worker", "--control"], ["feeder"], ["sweeper"]
+            ):  # fmt: skip
+                stack.enter_context(running(environment, folder / f"{arguments[-1]}.log", *arguments))
+            tests = [
+                cli.json("campaign", "test", number, "--to", to, "--wait", 300)
+                for to in ("me@example.org", "06 39 98 00 77")
+            ]
             watched = typed("campaign", "watch", str(number), "--every", "0.1", "--json", **environment)
             status = cli.json("queue", "status")
     finally:
         rehearsal.stop(folder)
         shutil.rmtree(folder, ignore_errors=True)
+    assert [(test["channel"], test["state"], test["hash"]) for test in tests] == [
+        ("email", "accepted", seen), ("sms", "accepted", seen),
+    ]  # fmt: skip
     document = json.loads(watched.stdout)
     assert document["state"] == "completed"
     assert document["patients"] == {
@@ -123,3 +132,8 @@ def test_a_folder_of_the_same_name_is_not_taken_for_ours(environment: dict[str, 
 
 def test_a_channel_there_is_not_is_wrong_usage(environment: dict[str, str]) -> None:
     assert typed("worker", "--channel", "fax", **environment).returncode == 2
+
+
+def test_the_process_for_test_sends_has_both_channels(environment: dict[str, str]) -> None:
+    ended = typed("worker", "--control", "--channel", "sms", **environment)
+    assert (ended.returncode, "both channels" in ended.stderr) == (1, True)

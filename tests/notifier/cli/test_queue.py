@@ -8,31 +8,45 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from notifier.cli.queue import problems
+from notifier import standing
+from notifier.cli import queue
+from notifier.cli.queue import problems, span
+from notifier.errors import ServiceError
 from notifier.rehearsal.servers import Valkey
 from notifier.store import Database
 from tests.notifier.cli.conftest import Cli
 
+WORKER = {"process": "worker:host:1:ab", "age_s": 1.0, "channels": ["email", "sms"]}
 STATUS = {
     "tickets": {"email": {"waiting": 0, "taken": 0}, "sms": {"waiting": 0, "taken": 0}},
     "due": {
         "email": {"pending": 5, "due": 5, "oldest_due_s": 2.0},
         "sms": {"pending": 0, "due": 0, "oldest_due_s": None},
     },
-    "leased": 0,
+    "forecast": {
+        "email": {"per_s": 0.0, "done_in_s": None, "at_best_s": 0.1},
+        "sms": {"per_s": 0.0, "done_in_s": 0.0, "at_best_s": 0.0},
+    },
+    "leases": 0,
+    "claimed": 0,
     "sending": 0,
     "unknown": 0,
     "expired_leases": 0,
     "quarantined": 0,
     "receipts_waiting": 0,
+    "workers": [WORKER],
     "workers_alive": 1,
     "feeder_age_s": 0.5,
     "sweeper_age_s": 20.0,
     "campaigns": {"sending": 1},
     "holds": [],
+    "throttled": [],
+    "breakers": [],
     "redis_unfit": None,
     "paused": [],
     "rate_per_min": {"smtp": 0, "brevo-sms": 0},
+    "ended_per_min": {"smtp": 0, "brevo-sms": 0},
+    "limit_per_s": {"smtp": 200.0, "brevo-sms": 150.0},
     "refused": [],
 }
 PERSONS = {"scope": "channel:sms", "reason": "a doubt", "by": "cli:anna", "until": None}
@@ -42,7 +56,13 @@ ENGINES = {
     "by": "engine",
     "until": datetime(2026, 11, 25, 12, 0, tzinfo=UTC),
 }
-IDLE = {"campaigns": {"completed": 3}, "workers_alive": 0, "feeder_age_s": None, "sweeper_age_s": None}
+IDLE = {
+    "campaigns": {"completed": 3},
+    "workers": [],
+    "workers_alive": 0,
+    "feeder_age_s": None,
+    "sweeper_age_s": None,
+}
 
 
 def test_status_counts_what_waits_and_who_is_at_work(
@@ -50,13 +70,27 @@ def test_status_counts_what_waits_and_who_is_at_work(
 ) -> None:
     with database.staff() as session:
         session.execute(text("UPDATE delivery SET due_at = now() - interval '5 minutes' WHERE id % 2 = 0"))
+        session.execute(text("UPDATE delivery SET state = 'sending', fence = 1 WHERE id % 2 = 1"))
         session.execute(
             text(
-                "UPDATE delivery SET state = 'leased', fence = 1, lease_owner = 'w', "
-                "lease_until = now() - interval '1 minute' WHERE id % 2 = 1"
+                "INSERT INTO due (campaign_id, channel, kind, at, ids, fences, owner) SELECT campaign_id, channel, "
+                "'lease', now() - interval '1 minute', ARRAY[id], ARRAY[0], 'w' FROM delivery WHERE id % 2 = 1"
             )
         )
-        session.execute(text("INSERT INTO heartbeat (process) VALUES ('worker:host:1'), ('feeder')"))
+        session.execute(
+            text("INSERT INTO heartbeat (process) VALUES ('worker:host:1'), ('worker:sms:host:2:a'), ('feeder')")
+        )
+        session.execute(
+            text(
+                "INSERT INTO heartbeat (process, at) VALUES ('worker:host:3:b', now() - interval '30 seconds'),"
+                " ('worker:host:4:c', now() - interval '1 hour')"
+            )
+        )
+        session.execute(
+            text(
+                "INSERT INTO pace VALUES (now() - interval '1 minute', 'host:3:b', 'smtp', '', 'accepted', 'x', 1)"
+            )
+        )
     client = redis.Redis.from_url(redis_url)
     client.rpush("notifier:email", "one")
     client.hset("notifier:email.msgs", mapping={"one": "", "two": ""})
@@ -66,7 +100,18 @@ def test_status_counts_what_waits_and_who_is_at_work(
     assert document["tickets"]["email"] == {"waiting": 1, "taken": 1}
     assert (document["due"]["email"]["pending"], document["due"]["email"]["due"]) == (1, 1)
     assert document["due"]["email"]["oldest_due_s"] >= 300
-    assert (document["leased"], document["expired_leases"], document["workers_alive"]) == (1, 1, 1)
+    assert (document["sending"], document["leases"], document["claimed"], document["expired_leases"]) == (
+        1,
+        1,
+        1,
+        1,
+    )
+    assert document["workers_alive"] == 2
+    assert [(worker["process"], worker["channels"]) for worker in document["workers"]] == [
+        ("worker:host:1", []),
+        ("worker:host:3:b", ["email"]),
+        ("worker:sms:host:2:a", ["sms"]),
+    ]
     assert document["campaigns"] == {"sending": 1}
     assert any("sweeper was never seen" in problem for problem in document["problems"])
     assert any("the oldest for 30" in problem for problem in document["problems"])
@@ -93,7 +138,7 @@ def test_an_idle_system_has_no_problem(cli: Cli) -> None:
         (IDLE | {"receipts_waiting": 4}, ["The sweeper was never seen"]),
         ({"tickets": None, "redis_unfit": "Redis x."}, ["Redis x.", "Redis cannot be used"]),
         ({"redis_unfit": "Redis has maxmemory-policy x."}, ["Redis has maxmemory-policy x."]),
-        ({"workers_alive": 0}, ["No worker"]),
+        ({"workers_alive": 0, "workers": []}, ["No worker is at work"]),
         ({"feeder_age_s": 90.0}, ["The feeder was last seen 90 s ago"]),
         ({"sweeper_age_s": 90.0}, ["The sweeper was last seen 90 s ago"]),
         ({"quarantined": 2}, ["2 deliveries are set aside"]),
@@ -144,43 +189,134 @@ def test_campaigns_paused_for_one_reason_are_said_together() -> None:
 def test_refusals_by_our_fault_are_counted_from_ten_on(
     cli: Cli, database: Database, sending: int, code: str, is_ours: bool
 ) -> None:
-    fill_attempts(database, 9, "refused", code)
+    fill_pace(database, 9, "refused", code)
     assert cli.json("queue", "status")["refused"] == []
-    fill_attempts(database, 1, "refused", code)
+    fill_pace(database, 1, "refused", code)
     expected = [{"provider": "smtp", "code": code, "count": 10}] if is_ours else []
     assert cli.json("queue", "status")["refused"] == expected
 
 
-def test_a_refusal_is_not_ours_once_the_person_is_done_with_or_after_a_quarter_of_an_hour(
+def test_a_refusal_by_our_fault_is_forgotten_after_a_quarter_of_an_hour(
     cli: Cli, database: Database, sending: int
 ) -> None:
-    fill_attempts(database, 20, "refused", "smtp_550_5.7.1", minutes_ago=16)
-    assert cli.json("queue", "status")["refused"] == []
-    fill_attempts(database, 20, "refused", "smtp_550_5.7.1")
-    with database.staff() as session:
-        session.execute(text("UPDATE delivery SET state = 'failed'"))
+    fill_pace(database, 20, "refused", "smtp_550_5.7.1", minutes_ago=16)
     assert cli.json("queue", "status")["refused"] == []
 
 
 def test_the_rate_counts_what_was_taken_in_the_last_minute(cli: Cli, database: Database, sending: int) -> None:
-    fill_attempts(database, 3, "accepted", "accepted")
-    fill_attempts(database, 4, "accepted", "accepted", minutes_ago=2)
-    fill_attempts(database, 5, "refused", "http_500")
-    assert cli.json("queue", "status")["rate_per_min"] == {"smtp": 3, "brevo-sms": 0}
+    fill_pace(database, 3, "accepted", "accepted")
+    fill_pace(database, 4, "accepted", "accepted", minutes_ago=2)
+    fill_pace(database, 5, "refused", "http_500")
+    document = cli.json("queue", "status")
+    assert (document["rate_per_min"]["smtp"], document["ended_per_min"]["smtp"]) == (3, 8)
+    assert document["rate_per_min"]["brevo-sms"] == 0
+    assert document["forecast"]["email"] == {"per_s": 0.3, "done_in_s": 6.7, "at_best_s": 0.0}
 
 
-def fill_attempts(database: Database, count: int, outcome: str, code: str, minutes_ago: int = 0) -> None:
-    """Attempts at the first delivery, made so long ago."""
+@pytest.mark.parametrize(
+    ("pending", "per_s", "limit", "done_in_s", "at_best_s"),
+    [
+        (1000, 10.0, 200.0, 100.0, 5.0),
+        # measured above the limit: a burst that cannot last
+        (1000, 500.0, 200.0, 5.0, 5.0),
+        (1000, 0.0, 200.0, None, 5.0),
+        (0, 0.0, 200.0, 0.0, 0.0),
+        (1000, 10.0, 0.0, 100.0, None),
+    ],
+)
+def test_a_forecast_never_goes_faster_than_the_limit(
+    pending: int, per_s: float, limit: float, done_in_s: float | None, at_best_s: float | None
+) -> None:
+    found = standing.forecast(pending, per_s, limit)
+    assert (found["done_in_s"], found["at_best_s"]) == (done_in_s, at_best_s)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(None, "–"), (0.4, "0 s"), (119, "119 s"), (600, "10 min"), (12_000, "3 h 20 min"), (187_200, "2 days 4 h")],
+)
+def test_a_span_is_said_as_a_person_says_it(seconds: float | None, said: str) -> None:
+    assert span(seconds) == said
+
+
+def fill_pace(database: Database, count: int, outcome: str, code: str, minutes_ago: int = 0) -> None:
+    """Hand-overs of one worker that ended so long ago."""
     with database.staff() as session:
         session.execute(
             text(
-                "INSERT INTO attempt (delivery_id, doctor_id, fence, provider, notice_id, started_at, ended_at,"
-                " outcome, code) SELECT d.id, d.doctor_id, (SELECT count(*) FROM attempt) + n, 'smtp', 1,"
-                " now() - make_interval(mins => :ago), now() - make_interval(mins => :ago), :outcome, :code"
-                " FROM (SELECT * FROM delivery ORDER BY id LIMIT 1) d, generate_series(1, :count) n"
+                "INSERT INTO pace (at, process, provider, receiver, outcome, code, n) VALUES "
+                "(now() - make_interval(mins => :ago), 'host:1:ab', 'smtp', '', :outcome, :code, :count)"
             ),
             {"count": count, "outcome": outcome, "code": code, "ago": minutes_ago},
         )
+
+
+def test_a_campaign_at_its_own_limit_is_said_with_its_time_and_is_no_problem(
+    cli: Cli, database: Database, sending: int
+) -> None:
+    with database.staff() as session:
+        session.execute(
+            text(
+                "INSERT INTO hold (scope, reason, until, by) VALUES "
+                f"('campaign:{sending}', 'rate_limit', now() + interval '1 minute', 'engine')"
+            )
+        )
+    document = cli.json("queue", "status")
+    assert [one["campaign"] for one in document["throttled"]] == [sending]
+    assert document["holds"] == []
+    assert not any(said.startswith("Stopped") for said in document["problems"])
+    assert "at their own limit" in cli.run("queue", "status")
+
+
+def test_a_breaker_that_is_not_closed_is_said(cli: Cli, database: Database, sending: int) -> None:
+    with database.staff() as session:
+        session.execute(
+            text(
+                "INSERT INTO breaker (scope, state, level, failures, until, reason) VALUES "
+                "('receiver:orange', 'open', 0, 1, now() + interval '1 minute', '12 of 20 calls failed.')"
+            )
+        )
+    document = cli.json("queue", "status")
+    assert [(one["scope"], one["state"]) for one in document["breakers"]] == [("receiver:orange", "open")]
+    assert "receiver:orange is stopped by its breaker: 12 of 20 calls failed." in document["problems"]
+
+
+def test_a_channel_that_no_worker_carries_is_said_once_all_are_known() -> None:
+    only_sms = {"workers": [WORKER | {"channels": ["sms"]}]}
+    assert problems(STATUS | only_sms) == [
+        "No worker carries email: start one by notifier worker --channel email."
+    ]
+    unknown = {"workers": [WORKER | {"channels": ["sms"]}, WORKER | {"channels": []}]}
+    assert problems(STATUS | unknown) == []
+
+
+def test_watch_prints_one_document_a_line_until_it_is_interrupted(
+    cli: Cli, database: Database, sending: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_after(monkeypatch, looks=3)
+    lines = cli.run("queue", "watch", "--json", "--every", "0.05").splitlines()
+    assert len(lines) == 3
+    assert {frozenset(json.loads(line)) for line in lines} == {frozenset({*STATUS, "problems"})}
+
+
+def test_watch_goes_on_while_the_database_is_away(
+    cli: Cli, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "read", lambda *_: (_ for _ in ()).throw(ServiceError("PostgreSQL is away.")))
+    interrupt_after(monkeypatch, looks=2)
+    assert cli.run("queue", "watch", "--every", "0.05") == "! PostgreSQL is away.\n" * 2
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
+    """Ctrl-C while waiting for the look after so many."""
+    waits = iter([False] * (looks - 1))
+
+    class Waiting:
+        def wait(self, _: float) -> None:
+            if next(waits, True):
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(queue.threading, "Event", Waiting)
 
 
 def test_a_paused_campaign_is_said_with_its_reason(cli: Cli, sending: int) -> None:
@@ -248,16 +384,3 @@ def test_a_stop_that_would_stop_nothing_is_refused(cli: Cli, options: list[str],
 
 def test_a_stop_without_a_reason_is_wrong_usage(cli: Cli) -> None:
     cli.run("queue", "stop", code=2)
-
-
-def test_providers_are_listed_with_their_holds_and_without_secrets(cli: Cli) -> None:
-    cli.environment["NOTIFIER_BREVO_SMS__API_KEY"] = "a-secret-key"
-    cli.environment["NOTIFIER_SMTP__PASSWORD"] = "a-secret-word"
-    cli.run("queue", "stop", "--scope", "provider:smtp", "--reason", "a doubt")
-    smtp, brevo = cli.json("provider", "list")["providers"]
-    assert set(smtp) == {"name", "channel", "at", "sender", "rate_per_s", "ready", "holds", "reasons"}
-    assert (smtp["name"], smtp["holds"], smtp["reasons"]) == ("smtp", ["provider:smtp"], ["a doubt"])
-    assert (brevo["name"], brevo["ready"], brevo["holds"]) == ("brevo-sms", True, [])
-    assert "provider:smtp" in cli.run("provider", "list")
-    assert "a-secret" not in "".join(cli.said)
-    assert json.dumps(smtp)

@@ -88,7 +88,7 @@ def test_a_second_up_in_one_folder_is_refused_and_harms_nothing(
     assert second.stderr.startswith(f"notifier up already runs in {folder}, pid {first.process.pid}: end it")
     assert second.stderr.count("\n") == 1
     assert first.children() == before
-    assert len(before) == 5
+    assert len(before) == 6
     assert first.end() == 0
 
 
@@ -98,9 +98,9 @@ def test_what_a_killed_up_left_running_is_ended_by_the_next(start: Callable[...,
     first.kill()
     assert all(orphan.is_running() for orphan in orphans)
     second = start()
-    assert "5 processes of an earlier notifier up still run" in second.said()
+    assert "6 processes of an earlier notifier up still run" in second.said()
     assert not any(orphan.is_running() for orphan in orphans)
-    assert len(second.children()) == 5
+    assert len(second.children()) == 6
     assert second.end() == 0
 
 

@@ -4,9 +4,10 @@ import re
 import smtplib
 
 import httpx
+import pytest
 
 from notifier.states import Channel
-from tests.notifier.rehearsal.conftest import Pair
+from tests.notifier.rehearsal.conftest import API_KEY, Pair
 
 HTML = "<p>Bonjour</p><script>alert(1)</script>"
 
@@ -81,6 +82,27 @@ def test_counts_and_messages_come_as_json(pair):
     rest = httpx.get(f"{pair.url}/messages.json", params={"since": first["next"]}).json()
     assert [one["text"] for one in rest["messages"]] == ["un"]
     assert rest["next"] is None
+
+
+def test_each_message_says_which_delivery_it_is_for_and_every_try_is_counted(pair):
+    """An email by its Message-ID, an SMS by the address for its receipts."""
+    pair.set_faults(email={"refused_contacts": ["gone@example.org"]})
+    with smtplib.SMTP("127.0.0.1", pair.smtp_port, timeout=20) as client:
+        client.sendmail("a@example.org", ["eve@example.org"], "Message-ID: <7.abc@example.org>\n\ntext")
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            client.sendmail("a@example.org", ["gone@example.org"], "Subject: x\n\ntext")
+    sms = {
+        "sender": "InfoSante",
+        "recipient": "33639980001",
+        "content": "un",
+        "webUrl": f"{pair.receipts_url}/8.def",
+    }
+    httpx.post(f"{pair.url}/v3/transactionalSMS/send", json=sms, headers={"api-key": API_KEY}, timeout=20)
+    messages = httpx.get(f"{pair.url}/messages.json").json()["messages"]
+    assert [one["reference"] for one in messages] == ["7.abc", "8.def"]
+    brief = httpx.get(f"{pair.url}/counts.json", params={"brief": ""}).json()
+    assert (brief["email"], brief["sms"]) == ({"taken": 1}, {"taken": 1})
+    assert brief["tries"] == {"email": 2, "sms": 1}
 
 
 def test_faults_can_be_read_and_set(pair):

@@ -10,7 +10,7 @@ import pytest
 from notifier import composing, profiles
 from notifier.composing import Facts
 from notifier.errors import InputError
-from notifier.rehearsal.faults import PRESETS
+from notifier.rehearsal.faults import PRESETS, Both, Fate, fate
 from notifier.rehearsal.incidents import FORMS, Truth, incident_facts, make_incident
 from notifier.settings import ROOT
 from notifier.states import Channel, Exclusion, Variant
@@ -37,6 +37,17 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path):
         make_incident(seed, 3, 200, tmp_path / name)
     assert files(tmp_path / "one") == files(tmp_path / "two")
     assert files(tmp_path / "one") != files(tmp_path / "three")
+
+
+def test_who_is_reachable_follows_the_servers_seed_and_not_the_lists(tmp_path: Path):
+    """Two incidents at one pair of servers: the same contact meets the same fate in both."""
+    faults = Both.model_validate({"email": {"refused": 0.5}, "sms": {"refused": 0.5}})
+    for seed in (1, 2):
+        made = make_incident(seed, 1, 60, tmp_path / str(seed), faults, fates=9)
+        for person in made.people:
+            works = [fate(faults.email, 9, one) is Fate.ARRIVES for one in person.email]
+            works += [fate(faults.sms, 9, one) is Fate.ARRIVES for one in person.sms]
+            assert person.reachable == (person.excluded is None and any(works))
 
 
 @pytest.mark.parametrize(("doctors", "patients"), [(1, 1), (1, 7), (3, 3), (3, 100), (40, 90)])

@@ -34,6 +34,7 @@ def test_it_is_announced_when_ready_and_gone_when_stopped(data_dir: Path):
     send(here, 3)
     assert httpx.get(f"{here.page_url}/counts.json").json()["email"]["taken"] == 3
     assert [one["subject"] for one in main.fetch_messages(here)] == ["0", "1", "2"]
+    assert [one["subject"] for one in main.fetch_messages(here, since=2)] == ["2"]
     answer = httpx.post(f"{here.brevo_url}/transactionalSMS/send", json={}, headers={"api-key": here.api_key})
     assert answer.json()["code"] == "missing_parameter"
     with pytest.raises(ServiceError, match="already runs"):

@@ -153,6 +153,14 @@ def test_a_wrong_eviction_policy_can_be_asked_for(data_dir: Path) -> None:
     assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
 
 
+def test_a_server_can_be_stalled_only_where_that_was_asked_for(data_dir: Path) -> None:
+    server = Valkey(data_dir, durable=False)
+    with pytest.raises(redis.ResponseError, match="DEBUG"):
+        redis.Redis.from_url(server.start()).execute_command("DEBUG", "SLEEP", 0)
+    server.stop()
+    assert redis.Redis.from_url(Valkey(data_dir, debug=True).start()).execute_command("DEBUG", "SLEEP", 0)
+
+
 def test_both_servers_outlive_the_process_that_started_them(data_dir: Path) -> None:
     code = (
         "import sys, pathlib; from notifier.rehearsal.servers import start_all; "

@@ -1,0 +1,114 @@
+"""Tells the format of a list by what it holds; what is no list is refused in words that say what to do."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import PurePath
+from typing import BinaryIO
+
+from notifier.errors import ListError
+from notifier.importers.encodings import AS_CSV
+from notifier.importers.rows import Format
+
+_ZIP = b"PK\x03\x04"
+_OTHER_KINDS = {
+    b"%PDF": "a PDF document",
+    b"\xd0\xcf\x11\xe0": "an old Excel document (.xls), or one that is protected by a password",
+    b"\x1f\x8b": "a compressed file (gzip)",
+    b"7z\xbc\xaf": "a compressed file (7z)",
+    b"Rar!": "a compressed file (RAR)",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"{\\rtf": "a text document (RTF)",
+    b"SQLite format 3": "a database (SQLite)",
+}
+_AS_LIST = "Save it as XLSX or CSV (in Excel: Save as, CSV UTF-8) and hand that in."
+_START = 4096
+_ENDINGS = {
+    ".csv": {Format.CSV},
+    ".txt": {Format.CSV},
+    ".tsv": {Format.CSV},
+    ".xlsx": {Format.XLSX},
+    ".xlsm": {Format.XLSX},
+    ".xls": set(),
+    ".ods": {Format.ODS},
+    ".ndjson": {Format.FHIR_NDJSON},
+    ".jsonl": {Format.FHIR_NDJSON},
+    ".json": {Format.FHIR_NDJSON, Format.FHIR_BUNDLE},
+}
+
+
+def recognise(stream: BinaryIO) -> Format:
+    """The format of a file. Raises ListError for one that is none of ours."""
+    stream.seek(0)
+    start = stream.read(_START)
+    if start.startswith((_ZIP, b"PK\x05\x06")):
+        return _of_zip(stream)
+    for magic, kind in _OTHER_KINDS.items():
+        if start.startswith(magic):
+            raise ListError(f"This is {kind}, not a list. {_AS_LIST}")
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if re.match(rb"(?i)<(!doctype|html|table|head|\?xml|body|meta)", text):
+        raise ListError(f"This is a web page or an XML document, not a list. Open it in Excel. {_AS_LIST}")
+    if text[:1] in (b"{", b"["):
+        return _of_json(stream)
+    return Format.CSV
+
+
+def contradicts(filename: str | None, found: Format) -> bool:
+    """Whether the ending of a name says another format; an unknown ending says nothing."""
+    said = _ENDINGS.get(PurePath(filename or "").suffix.casefold())
+    return said is not None and found not in said
+
+
+def _of_zip(stream: BinaryIO) -> Format:
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            names = set(archive.namelist())
+            mimetype = archive.read("mimetype") if _is_small(archive, "mimetype", names) else b""
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+    ) as error:
+        raise ListError(f"The file is a damaged spreadsheet or ZIP archive. {_AS_LIST}") from error
+    if mimetype.strip() == b"application/vnd.oasis.opendocument.spreadsheet" or (
+        not mimetype and "content.xml" in names
+    ):
+        return Format.ODS
+    if "xl/workbook.bin" in names:
+        raise ListError(f"This is an Excel document in binary form (.xlsb). {_AS_LIST}")
+    if any(re.fullmatch(r"(?i)/?xl/workbook\d*\.xml", name) for name in names):
+        return Format.XLSX
+    if mimetype or "[Content_Types].xml" in names:
+        raise ListError(f"This is a document, not a spreadsheet. {_AS_LIST}")
+    raise ListError(f"This is a ZIP archive. Unpack it and hand in the list inside. {AS_CSV}")
+
+
+def _is_small(archive: zipfile.ZipFile, name: str, names: set[str]) -> bool:
+    return name in names and archive.getinfo(name).file_size < 200
+
+
+_RESOURCE_TYPE = re.compile(rb'"resourceType"\s*:\s*"([A-Za-z]{1,64})"')
+_ENTRY = re.compile(rb'"entry"\s*:\s*\[')
+
+
+def _of_json(stream: BinaryIO) -> Format:
+    """NDJSON has one resource in every line; a Bundle, an array or indented JSON goes over lines. The first 64 KiB
+    tell."""
+    stream.seek(0)
+    start = stream.read(65536).removeprefix(b"\xef\xbb\xbf").lstrip()
+    named, entry = _RESOURCE_TYPE.search(start), _ENTRY.search(start)
+    if not named:
+        raise ListError(
+            "This is JSON, but no FHIR: the first object has no resourceType. Hand in FHIR R4 patients as NDJSON "
+            f"or as a Bundle, or a table. {AS_CSV}"
+        )
+    first_line = start.split(b"\n", 1)[0].strip()
+    is_bundle = named[1] == b"Bundle" or (entry is not None and entry.start() < named.start())
+    is_indented = first_line == b"{" or start.startswith(b"[")
+    return Format.FHIR_BUNDLE if is_bundle or is_indented else Format.FHIR_NDJSON

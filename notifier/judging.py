@@ -1,0 +1,709 @@
+"""One row of a list, judged: a person with contacts, or why it is none; what is doubtful, what is suggested. Pure.
+
+Forgiving in form, strict in meaning: a contact is used only where it can be nobody else's. No database, no clock.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from enum import StrEnum
+from typing import NamedTuple
+
+import orjson
+
+from notifier import importers, postal, states
+from notifier.addresses import (
+    Reason,
+    check_email,
+    check_phone,
+    is_role,
+    plain_email,
+    plain_phone,
+    split_emails,
+    split_phones,
+    tidy,
+    unaccented,
+)
+from notifier.importers import Column, RawRow
+from notifier.states import Channel
+
+#: languages a notice can be composed in; others fall back to the first
+LANGUAGES = ("fr", "en")
+#: Code civil, article 388: under eighteen; the holder of parental authority is written to
+MAJORITY = 18
+
+
+class RowReason(StrEnum):
+    """What is wrong or doubtful with a row; reasons about one contact are `addresses.Reason`."""
+
+    #: refused: no patient id, no name, no contact
+    NO_IDENTITY = "no_identity"
+    #: refused: a sum below the table, not a person
+    TOTALS_LINE = "totals_line"
+    #: doubt: only a contact is known, so the person is told without a name
+    NO_NAME = "no_name"
+    #: doubt: one patient id with two names or birth dates, in this list or an earlier one; kept as two people
+    SAME_ID = "same_id_other_person"
+    #: doubt: two patient ids with one name and birth date and no contact in common; kept as two people
+    POSSIBLE_DOUBLE = "possible_double"
+    INVALID_DATE = "invalid_date"
+    #: 12/03/15 may be 1915 or 2015
+    AMBIGUOUS_YEAR = "ambiguous_year"
+    #: the national identifier is misspelt, or its year and month are another person's (a parent's)
+    NATIONAL_ID = "national_id_not_theirs"
+    UNKNOWN_LANGUAGE = "unknown_language"
+    #: neither yes nor no: taken as "the person is to be told"
+    UNCLEAR = "unclear_yes_or_no"
+    #: used, but the note beside it names somebody else
+    ANOTHER_PERSON = "contact_of_another_person"
+    #: premium, shared-cost and service numbers belong to no patient
+    SERVICE_NUMBER = "service_number"
+    #: more people have it than live in a household: a home's, a company's, or a filler
+    SHARED_BY_MANY = "shared_by_many"
+    #: the doctor's own number or address
+    PRACTICE_CONTACT = "practice_contact"
+    #: two rows of one person differ on whether their data was taken: the person is told
+    YES_AND_NO = "yes_and_no"
+    #: the column's name is not known, but its cells look like email addresses or telephone numbers
+    COLUMN_NOT_READ = "contact_column_not_read"
+    #: accents were read with the wrong encoding by an earlier program ("RenÃ©")
+    MOJIBAKE = "damaged_accents"
+
+
+#: (French, English)
+_WORDS: dict[RowReason, tuple[str, str]] = {
+    RowReason.NO_IDENTITY: ("Ni identifiant, ni nom, ni contact.", "Neither id, nor name, nor contact."),
+    RowReason.TOTALS_LINE: ("Ligne de total, pas une personne.", "A totals line, not a person."),
+    RowReason.NO_NAME: ("Aucun nom : la personne est prévenue sans être nommée.", "No name: told without a name."),
+    RowReason.SAME_ID: (
+        "Même identifiant qu'une autre personne : deux personnes sont gardées.",
+        "Same id as another person: kept as two people.",
+    ),
+    RowReason.POSSIBLE_DOUBLE: (
+        "Même nom et même naissance qu'un autre identifiant : peut-être une seule personne ; deux sont gardées.",
+        "Same name and birth date as another id: perhaps one person; kept as two.",
+    ),
+    RowReason.INVALID_DATE: ("La date n'existe pas.", "There is no such date."),
+    RowReason.AMBIGUOUS_YEAR: ("L'année peut être de deux siècles.", "The year may be of two centuries."),
+    RowReason.NATIONAL_ID: (
+        "Identifiant national faux, ou celui d'une autre personne : il n'est pas utilisé.",
+        "The national identifier is wrong, or another person's: it is not used.",
+    ),
+    RowReason.UNKNOWN_LANGUAGE: ("Langue inconnue : le français est pris.", "Unknown language: French is taken."),
+    RowReason.UNCLEAR: ("Ni oui ni non : la personne sera prévenue.", "Neither yes nor no: the person is told."),
+    RowReason.ANOTHER_PERSON: ("La note désigne une autre personne.", "The note names another person."),
+    RowReason.SERVICE_NUMBER: ("Numéro de service, pas d'une personne.", "A service number, not a person's."),
+    RowReason.SHARED_BY_MANY: (
+        "Trop de personnes ont ce contact : il n'est à personne en propre.",
+        "Too many people have this contact: it is nobody's own.",
+    ),
+    RowReason.PRACTICE_CONTACT: ("Le contact du cabinet lui-même.", "The practice's own contact."),
+    RowReason.YES_AND_NO: (
+        "Oui sur une ligne, non sur une autre : la personne sera prévenue.",
+        "Yes on one row, no on another: the person is told.",
+    ),
+    RowReason.COLUMN_NOT_READ: (
+        "Colonne de contacts non lue : nommez-la par exemple « email 2 » ou « téléphone 2 ».",
+        "A column with contacts was not read: name it for instance 'email 2' or 'phone 2'.",
+    ),
+    RowReason.MOJIBAKE: ("Accents abîmés par un autre logiciel.", "Accents damaged by another program."),
+}
+#: what people read about rows, a reader's doubts included
+WORDS: dict[str, tuple[str, str]] = {
+    str(code): words for table in (_WORDS, importers.WORDS) for code, words in table.items()
+}
+
+
+@dataclass(slots=True)  # not frozen: that would cost 2 µs a row
+class Identity:
+    """Who a patient is: what is sealed in `patient.identity_sealed`, as JSON."""
+
+    patient_id: str | None = None
+    #: the name used, or else the birth name
+    last_name: str | None = None
+    birth_name: str | None = None
+    first_name: str | None = None
+    #: ISO 8601
+    birth_date: str | None = None
+    address: tuple[str, ...] = ()
+    postal_code: str | None = None
+    town: str | None = None
+    country: str | None = None
+    #: E.164 numbers that take no SMS: for the call list
+    phones: tuple[str, ...] = ()
+
+    @property
+    def has_postal(self) -> bool:
+        """Whether a letter can be addressed."""
+        return bool(self.address and self.postal_code and self.town)
+
+    def is_minor(self, today: date) -> bool:
+        """Whether the person is known to be under eighteen: the holder of parental authority is written to."""
+        if self.birth_date is None:
+            return False
+        born = date.fromisoformat(self.birth_date)
+        return today.year - born.year - ((today.month, today.day) < (born.month, born.day)) < MAJORITY
+
+    def to_json(self) -> bytes:
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Identity:
+        values = orjson.loads(data)
+        return cls(**values | {"address": tuple(values["address"]), "phones": tuple(values["phones"])})
+
+    def merged_with(self, other: Identity) -> Identity:
+        """Own values first; what is missing comes from the other, a postal address only as a whole."""
+        postal_ = self if self.has_postal or not other.has_postal else other
+        return Identity(
+            patient_id=self.patient_id or other.patient_id,
+            last_name=self.last_name or other.last_name,
+            birth_name=self.birth_name or other.birth_name,
+            first_name=self.first_name or other.first_name,
+            birth_date=self.birth_date or other.birth_date,
+            address=postal_.address,
+            postal_code=postal_.postal_code,
+            town=postal_.town,
+            country=postal_.country,
+            phones=tuple(dict.fromkeys(self.phones + other.phones)),
+        )
+
+    @property
+    def family_names(self) -> set[str]:
+        """Folded: the name used and the birth name."""
+        return {folded(name) for name in (self.last_name, self.birth_name) if name and folded(name)}
+
+    def contradicts(self, other: Identity) -> bool:
+        """Whether two rows with one patient id are two people: birth dates differ, or first names, or no family
+        name is common. What one of them does not say contradicts nothing."""
+        if self.birth_date and other.birth_date and self.birth_date != other.birth_date:
+            return True
+        mine, theirs = folded(self.first_name or ""), folded(other.first_name or "")
+        if mine and theirs and mine != theirs:
+            return True
+        return bool(self.family_names and other.family_names) and self.family_names.isdisjoint(other.family_names)
+
+    def shares_a_name(self, other: Identity) -> bool:
+        """Whether a family name or the first name is common."""
+        first = folded(self.first_name or "")
+        return not self.family_names.isdisjoint(other.family_names) or (
+            bool(first) and first == folded(other.first_name or "")
+        )
+
+
+class Problem(NamedTuple):
+    """One thing wrong or doubtful in one row. Only `column` and `reason` are ever stored."""
+
+    column: str
+    reason: str
+    #: the part of the cell it is about, for a report that is made while the list is at hand
+    read: str = ""
+    #: what was probably meant; never used by itself, a person accepts it
+    suggestion: str | None = None
+
+
+class Keys(NamedTuple):
+    """What a person is known again by, strongest first; None where the row does not say."""
+
+    #: the patient id
+    id: str | None = None
+    #: the national identifier; only its keyed hash is ever stored
+    national: str | None = None
+    #: names and birth date
+    name: str | None = None
+    #: with neither: what else is known keeps namesakes apart
+    other: str | None = None
+
+    @property
+    def first(self) -> str | None:
+        """The strongest one; None for a row that names nobody."""
+        return self.id or self.national or self.name or self.other
+
+
+_NO_KEYS = Keys()
+
+
+@dataclass(slots=True)
+class Judged:
+    """One row, understood; `key` is None for a refused row."""
+
+    row: int
+    identity: Identity = field(default_factory=Identity)
+    keys: Keys = _NO_KEYS
+    emails: list[str] = field(default_factory=list)
+    #: E.164, fit for SMS, in the order of the row
+    numbers: list[str] = field(default_factory=list)
+    language: str = LANGUAGES[0]
+    excluded: str | None = None
+    #: whether the row says that the person's data was taken; None: it does not say
+    affected: bool | None = None
+    #: None: the row does not say
+    comment: bool | None = None
+    comment_sensitive: bool | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+    #: the birth date as far as it can be read
+    birth_key: str | None = None
+
+    @property
+    def key(self) -> str | None:
+        """Equal for rows that surely are one person's."""
+        return self.keys.first
+
+    @property
+    def apart(self) -> str | None:
+        """Tells people apart who share a patient id (or a national identifier): that, and all that
+        `matching.is_another` looks at."""
+        strong = self.keys.id or self.keys.national
+        if strong is None:
+            return None
+        identity = self.identity
+        names = [folded(name or "") for name in (identity.last_name, identity.birth_name, identity.first_name)]
+        contacts = [] if any(names) else [*(email.casefold() for email in self.emails[:1]), *self.numbers[:1]]
+        return "|".join([strong, *names, self.birth_key or "", *contacts])
+
+    def contacts(self) -> Iterator[tuple[Column, Channel, str]]:
+        """Email addresses and numbers for SMS."""
+        yield from ((Column.EMAIL, Channel.EMAIL, email) for email in self.emails)
+        yield from ((Column.PHONE, Channel.SMS, number) for number in self.numbers)
+
+    def doubt(self, column: str, reason: StrEnum, read: str = "", suggestion: str | None = None) -> None:
+        self.problems.append(Problem(str(column), str(reason), read, suggestion))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is true for a whole list."""
+
+    #: where the practice dials from (ISO 3166-1)
+    region: str = "FR"
+    #: bounds birth dates; None: no date is in the future
+    today: date | None = None
+    #: the list has columns for names, so that a missing one is a doubt
+    names_people: bool = True
+    #: the doctor's own contacts as `own_keys` gives them: they are nobody else's
+    practice: Collection[str] = frozenset()
+    #: domains that take no mail, as a check of the whole list found them (`domains.check`)
+    dead_domains: Collection[str] = frozenset()
+
+
+def own_keys(contacts: Iterable[str], region: str) -> frozenset[str]:
+    """A doctor's own email addresses and numbers, in a form that `judge` compares with."""
+    keys = [
+        check_email(contact).key if "@" in contact else check_phone(contact, region).e164 for contact in contacts
+    ]
+    return frozenset(key for key in keys if key)
+
+
+def judge(raw: RawRow, setting: Setting) -> Judged:
+    """Turns a raw row into a person with contacts, or says why it is none.
+
+    A row with a name is never refused, however bad its contacts: somebody must still be told, by letter.
+    """
+    cells = raw.cells
+    judged = Judged(raw.number)
+    if raw.doubts:
+        for reader_doubt in raw.doubts:
+            judged.doubt("row", reader_doubt)
+        if raw.is_refused:
+            return judged
+    country = tidy(cells[Column.COUNTRY][0]) if Column.COUNTRY in cells else None
+    place = postal.place(_first(cells, Column.POSTAL_CODE), _first(cells, Column.TOWN), setting.region, country)
+    if Column.EMAIL in cells:
+        _judge_emails(judged, cells[Column.EMAIL], setting)
+    calls = _judge_phones(judged, cells[Column.PHONE], setting, place.code) if Column.PHONE in cells else ()
+    birth_date = (
+        _judge_birth_date(judged, cells[Column.BIRTH_DATE][0], setting.today)
+        if Column.BIRTH_DATE in cells
+        else None
+    )
+    judged.identity = _identity(judged, cells, birth_date, place, country, calls)
+    _judge_flags(judged, cells)
+    judged.keys = _keys(judged, _national(judged, cells, birth_date) if Column.NATIONAL_ID in cells else None)
+    if _may_be_totals(judged) and _is_totals_line(cells):
+        return Judged(raw.number, problems=[Problem("row", str(RowReason.TOTALS_LINE))])
+    if judged.keys.first is None:
+        judged.doubt("row", RowReason.NO_IDENTITY)
+    elif setting.names_people and judged.keys.first.startswith("contact:"):
+        judged.doubt("row", RowReason.NO_NAME)
+    return judged
+
+
+def _first(cells: dict[Column, list[str]], column: Column) -> str | None:
+    return cells[column][0] if column in cells else None
+
+
+# --- contacts ---------------------------------------------------------------------------------------
+
+
+def _judge_emails(judged: Judged, values: list[str], setting: Setting) -> None:
+    keys: set[str] = set()
+    for value in values:
+        if (address := plain_email(value)) is not None:
+            _take_email(judged, address, value, keys, setting)
+            continue
+        for piece in split_emails(value):
+            email = check_email(piece.text)
+            if piece.refusal:
+                judged.doubt(Column.EMAIL, piece.refusal, piece.text)
+            elif not email.ok or email.address is None:
+                judged.doubt(Column.EMAIL, email.reason or Reason.SYNTAX, piece.text, email.suggestion)
+            elif _take_email(judged, email.address, piece.text, keys, setting, piece.is_personal) and (
+                piece.note and piece.is_of_another
+            ):
+                judged.doubt(Column.EMAIL, RowReason.ANOTHER_PERSON, piece.text)
+
+
+def _take_email(
+    judged: Judged, address: str, read: str, keys: set[str], setting: Setting, is_personal: bool = False
+) -> bool:
+    """Whether it is a further address of this person."""
+    key = address.casefold()
+    if key in keys:
+        return False
+    if key in setting.practice:
+        judged.doubt(Column.EMAIL, RowReason.PRACTICE_CONTACT, read)
+    elif not is_personal and is_role(address):
+        judged.doubt(Column.EMAIL, Reason.ROLE, read, f"{address} (perso)")
+    elif setting.dead_domains and key.partition("@")[2] in setting.dead_domains:
+        judged.doubt(Column.EMAIL, Reason.NO_MAIL, read)
+    else:
+        keys.add(key)
+        judged.emails.append(address)
+        return True
+    return False
+
+
+def _judge_phones(judged: Judged, values: list[str], setting: Setting, postal_code: str | None) -> tuple[str, ...]:
+    """Fills the numbers for SMS; returns those for calls, in order."""
+    calls: dict[str, None] = {}
+    for value in values:
+        if (plain := plain_phone(value, setting.region)) is not None:
+            e164, takes_sms = plain
+            if e164 in setting.practice:
+                judged.doubt(Column.PHONE, RowReason.PRACTICE_CONTACT, value)
+            elif not takes_sms:
+                calls[e164] = None
+            elif e164 not in judged.numbers:
+                judged.numbers.append(e164)
+            continue
+        for piece in split_phones(value):
+            if piece.refusal:
+                judged.doubt(Column.PHONE, piece.refusal, piece.text)
+                continue
+            phone = check_phone(piece.text, setting.region, postal_code)
+            if not phone.ok or phone.e164 is None:
+                judged.doubt(Column.PHONE, phone.reason or Reason.NOT_ASSIGNED, piece.text)
+            elif phone.e164 in setting.practice:
+                judged.doubt(Column.PHONE, RowReason.PRACTICE_CONTACT, piece.text)
+            elif phone.sms_capable:
+                if phone.e164 not in judged.numbers:
+                    judged.numbers.append(phone.e164)
+                    if piece.note and piece.is_of_another:
+                        judged.doubt(Column.PHONE, RowReason.ANOTHER_PERSON, piece.text)
+            elif phone.kind in ("landline", "voip"):
+                calls[phone.e164] = None
+            else:
+                judged.doubt(Column.PHONE, RowReason.SERVICE_NUMBER, piece.text)
+    return tuple(calls)
+
+
+# --- who it is --------------------------------------------------------------------------------------
+
+_WHOLE = re.compile(r"(?<=\d)\.0$")  # a spreadsheet's number
+_CIVILITY = re.compile(
+    r"^(?:(?:m|mr|mme|mlle|melle|monsieur|madame|mademoiselle|mrs|ms|miss)(?:\.\s*|\s+))+", re.IGNORECASE
+)
+
+
+def _identity(
+    judged: Judged,
+    cells: dict[Column, list[str]],
+    birth_date: str | None,
+    place: postal.Place,
+    country: str | None,
+    calls: tuple[str, ...],
+) -> Identity:
+    last, first = _first(cells, Column.LAST_NAME), _first(cells, Column.FIRST_NAME)
+    born, used = _first(cells, Column.BIRTH_NAME), _first(cells, Column.USED_NAME)
+    patient_id = _first(cells, Column.PATIENT_ID)
+    address: tuple[str, ...] = ()
+    if Column.ADDRESS in cells:
+        address = _lines(cells[Column.ADDRESS])
+        if address and not place.code and not place.town:
+            address, place = postal.from_lines(address)
+    return Identity(
+        patient_id=_WHOLE.sub("", tidy(patient_id)) if patient_id else None,
+        last_name=_name(judged, used or last or born),
+        birth_name=_name(judged, born) if born and (used or last) else None,
+        first_name=_name(judged, first),
+        birth_date=birth_date,
+        address=address,
+        postal_code=place.code,
+        town=place.town,
+        country=country,
+        phones=calls,
+    )
+
+
+def _lines(values: list[str]) -> tuple[str, ...]:
+    if len(values) == 1 and values[0].isascii() and values[0].isprintable():
+        line = values[0].strip()
+        return (line,) if line else ()
+    return tuple(line for value in values for line in map(tidy, value.split("\n")) if line)
+
+
+def _name(judged: Judged, value: str | None) -> str | None:
+    if value is None:
+        return None
+    name, was_damaged = _clean_name(value)
+    if was_damaged:
+        judged.doubt(Column.LAST_NAME, RowReason.MOJIBAKE, value)
+    return name
+
+
+@functools.lru_cache(maxsize=65536)
+def _clean_name(value: str) -> tuple[str | None, bool]:
+    """Without the title before it; True if accents damaged by an earlier program were mended."""
+    value = _CIVILITY.sub("", tidy(value))
+    if "Ã" in value or "Â" in value:
+        try:
+            return value.encode("cp1252").decode("utf-8") or None, True
+        except UnicodeError:
+            pass  # a real Ã: "JOÃO" is a name
+    return value or None, False
+
+
+@functools.lru_cache(maxsize=65536)
+def folded(name: str) -> str:
+    """Equal for one name in any capitals, accents, blanks and punctuation."""
+    plain = unaccented(name).casefold()
+    return "".join(character for character in plain if character.isalnum())
+
+
+def _keys(judged: Judged, national: str | None) -> Keys:
+    """Two namesakes without a birth date must not become one: the second would never be told."""
+    identity = judged.identity
+    id_key = f"id:{identity.patient_id.casefold()}" if identity.patient_id else None
+    national_key = f"national:{national}" if national else None
+    strong = id_key or national_key
+    last, first = folded(identity.birth_name or identity.last_name or ""), folded(identity.first_name or "")
+    name = other = None
+    if last or first:
+        # one column may hold both names; one word alone may be a whole family's
+        is_full = (last and first) or " " in (identity.last_name or identity.first_name or "")
+        if identity.birth_date and is_full:
+            name = f"name:{last}{first}|{identity.birth_date}"
+        elif strong is None:
+            place = "".join([*identity.address, identity.postal_code or ""])
+            other = f"name:{last}|{first}|{judged.birth_key or ''}|{_contact(judged) or folded(place)}"
+    elif strong is None and (contact := _contact(judged)):
+        other = f"contact:{contact}"
+    return Keys(id_key, national_key, name, other)
+
+
+def _contact(judged: Judged) -> str | None:
+    if judged.emails:
+        return judged.emails[0].casefold()
+    return next(iter([*judged.numbers, *judged.identity.phones]), None)
+
+
+_NATIONAL = re.compile(r"([12])(\d\d)(\d\d)(\d[\dAB])(\d{6})(\d\d)?", re.ASCII)
+
+
+def national_id(written: str, birth_date: str | None) -> str | None:
+    """A French national identifier (INS, NIR) that is this person's own, as 13 signs, or None.
+
+    Its check digits must be right (97 less the number modulo 97; Corsica's 2A and 2B count as 19 and 18), and
+    its year and month those of the birth date: on children's files often stands a parent's number.
+    """
+    found = _NATIONAL.fullmatch(re.sub(r"[\s.-]", "", tidy(written)).upper().removesuffix(".0"))
+    if found is None or birth_date is None:
+        return None
+    _, year, month, department, _, check = found.groups()
+    digits = found[0][:13].replace("2A", "19", 1) if department == "2A" else found[0][:13]
+    digits = digits.replace("2B", "18", 1) if department == "2B" else digits
+    if not digits.isdigit() or (check and int(check) != 97 - int(digits) % 97):
+        return None
+    # months above 12 mean that the month was not known when the number was given
+    is_theirs = year == birth_date[2:4] and (int(month) > 12 or month == birth_date[5:7])
+    return found[0][:13] if is_theirs else None
+
+
+def _may_be_totals(judged: Judged) -> bool:
+    identity = judged.identity
+    return not (judged.emails or judged.numbers or identity.phones or identity.birth_date)
+
+
+def _national(judged: Judged, cells: dict[Column, list[str]], birth_date: str | None) -> str | None:
+    found = national_id(cells[Column.NATIONAL_ID][0], birth_date)
+    if found is None:
+        judged.doubt(Column.NATIONAL_ID, RowReason.NATIONAL_ID)
+    return found
+
+
+_TOTALS = re.compile(
+    r"(?:sous[- ]?)?tota(?:l|ux)\b|nombre (?:de|total)|somme\b"
+    r"|(?:fin|end) (?:de|du|of) (?:la |the )?(?:liste?|fichier|document|file)\b"
+    r"|(?:nombre|nb|count)\.?(?: (?:de )?patients?)? ?:|patients? ?: ?\d+$"
+    r"|\d+ ?(?:patients?(?: ?\(s\))?|lignes?|rows?)$",
+    re.IGNORECASE,
+)
+
+
+def _is_totals_line(cells: dict[Column, list[str]]) -> bool:
+    values = [values[0] for column, values in cells.items() if column is not Column.COMMENT]
+    return (
+        any(_TOTALS.match(value) for value in values) and sum(not any(c.isdigit() for c in v) for v in values) <= 1
+    )
+
+
+# --- yes, no, and words -----------------------------------------------------------------------------
+
+_YES = frozenset("oui o yes y true vrai 1 x".split())  # noqa: SIM905 - words read better in a row
+_NO = frozenset("non n no false faux 0 -".split())  # noqa: SIM905 - words read better in a row
+_DEAD = frozenset("decede decedee dcd dc deceased dead mort morte †".split())  # noqa: SIM905 - as above
+_ALIVE = frozenset("vivant vivante alive".split())  # noqa: SIM905 - as above
+_LANGUAGE_NAMES = {
+    **dict.fromkeys(("fr", "fra", "fre", "francais", "french", "francaise"), "fr"),
+    **dict.fromkeys(("en", "eng", "anglais", "english", "anglaise", "gb", "uk"), "en"),
+}
+
+
+def _judge_flags(judged: Judged, cells: dict[Column, list[str]]) -> None:
+    if Column.DECEASED in cells and _says_yes(judged, Column.DECEASED, cells):
+        judged.excluded = states.Exclusion.DECEASED
+    if Column.AFFECTED in cells and re.search(r"[^\W_]|\?", cells[Column.AFFECTED][0]):
+        judged.affected = _says_yes(judged, Column.AFFECTED, cells) is not False
+        if not judged.affected and judged.excluded is None:
+            judged.excluded = states.Exclusion.NOT_AFFECTED
+    if Column.COMMENT in cells:
+        # several columns: any comment counts; the reader says "none" for a cell that says so
+        judged.comment = any(value != "none" for value in cells[Column.COMMENT])
+    if Column.COMMENT_SENSITIVE in cells:
+        judged.comment_sensitive = _says_yes(judged, Column.COMMENT_SENSITIVE, cells) is not False
+        judged.comment = True if judged.comment_sensitive else judged.comment
+    if language := _first(cells, Column.LANGUAGE):
+        plain = unaccented(language).casefold().strip()
+        known = _LANGUAGE_NAMES.get(plain) or _LANGUAGE_NAMES.get(re.split(r"[-_ ]", plain)[0])
+        if known is None:
+            judged.doubt(Column.LANGUAGE, RowReason.UNKNOWN_LANGUAGE)
+        judged.language = known or LANGUAGES[0]
+
+
+def _says_yes(judged: Judged, column: Column, cells: dict[Column, list[str]]) -> bool | None:
+    """True, False, or None with a doubt reported. A date in a column about death says yes."""
+    word = unaccented(cells[column][0]).casefold().strip(" .()")
+    if word in _YES:
+        return True
+    if word in _NO:
+        return False
+    if column is Column.DECEASED:
+        if word in _DEAD or re.match(r"(decede|dcd|le )", word) or parse_birth_date(word, None)[0]:
+            return True
+        if word in _ALIVE:
+            return False
+    judged.doubt(column, RowReason.UNCLEAR)
+    return None
+
+
+# --- birth dates ------------------------------------------------------------------------------------
+
+_MONTHS = {
+    name: number
+    for number, names in enumerate(
+        (
+            "janvier janv jan january", "fevrier fevr fev february feb", "mars mar march", "avril avr april apr",
+            "mai may", "juin june jun", "juillet juil july jul", "aout august aug", "septembre sept sep september",
+            "octobre oct october", "novembre nov november", "decembre dec december",
+        ),
+        start=1,
+    )
+    for name in names.split()
+}  # fmt: skip
+_BORN = re.compile(r"(?:nee|ne\(e\)|ne|born)?\s*(?:le|on)?[\s:]*(?=\d|[a-z])")
+_DATE = re.compile(r"(\d{1,2})[/.\- ](\d{1,2})[/.\- ](\d{4}|\d{2})", re.ASCII)
+_ISO_DATE = re.compile(r"(\d{4})[/.\-](\d{1,2})[/.\-](\d{1,2})", re.ASCII)
+_DAY_MONTH = re.compile(r"(\d{1,2})(?:er|st|nd|rd|th)?[\s./-]+([a-z]{3,9})\.?[\s./,-]+(\d{4}|\d{2})", re.ASCII)
+_MONTH_DAY = re.compile(r"([a-z]{3,9})\.?\s+(\d{1,2})(?:st|nd|rd|th)?[\s,]+(\d{4})", re.ASCII)
+# midnight, as databases write dates; any other hour may be midnight elsewhere, and so another day here
+_TIME = re.compile(r"[T ]0?0[:h]00(?::00(?:[.,]0+)?)?(?:Z|[+-]00:?00)?$")
+_OLDEST = 120
+
+
+def _judge_birth_date(judged: Judged, written: str, today: date | None) -> str | None:
+    """The ISO date or None; an unreadable date still tells people apart."""
+    birth_date, reason = parse_birth_date(written, today)
+    if reason:
+        judged.doubt(Column.BIRTH_DATE, reason, written)
+    judged.birth_key = birth_date or re.sub(r"\D", "", written) or None
+    return birth_date
+
+
+@functools.lru_cache(maxsize=65536)
+def parse_birth_date(written: str, today: date | None = None) -> tuple[str | None, RowReason | None]:
+    """An ISO date, or None and why. Days come before months; spreadsheets' serial numbers are read.
+
+    Births "00/00/1950" and in month 20 or more (unknown dates in French civil registers) are no dates, a year
+    alone is none, and a year of two digits only where one century is possible.
+    """
+    text = _TIME.sub("", tidy(written)).removesuffix(".0")
+    if found := _ISO_DATE.fullmatch(text):
+        return _date(found[1], found[2], found[3], today)
+    if found := _DATE.fullmatch(text):
+        return _date_of_any_year(found[1], found[2], found[3], today)
+    if re.fullmatch(r"\d{8}", text, re.ASCII):
+        if text[:2] in ("18", "19", "20") and (iso := _date(text[:4], text[4:6], text[6:], today))[0]:
+            return iso
+        return _date(text[4:], text[2:4], text[:2], today)
+    if re.fullmatch(r"\d{4,5}", text, re.ASCII):
+        return _serial(int(text), today)
+    return _date_in_words(unaccented(text).casefold(), today)
+
+
+def _serial(days: int, today: date | None) -> tuple[str | None, RowReason | None]:
+    """Excel's 1900 system counts from 1899-12-30 after its false leap day; a year alone looks like one."""
+    if days <= 366 or 1800 <= days <= 2100:
+        return None, RowReason.INVALID_DATE
+    born = date(1899, 12, 30) + timedelta(days=days)
+    return _date(born.year, born.month, born.day, today)
+
+
+def _date_in_words(text: str, today: date | None) -> tuple[str | None, RowReason | None]:
+    """`né le 12 mars 1975`, `1er avril 1975`, `12-MAR-75`, `March 12, 1975`."""
+    text = text[found.end() :] if (found := _BORN.match(text)) else text
+    if found := _DATE.fullmatch(text):
+        return _date_of_any_year(found[1], found[2], found[3], today)
+    if (found := _DAY_MONTH.fullmatch(text)) and (month := _MONTHS.get(found[2])):
+        return _date_of_any_year(found[1], str(month), found[3], today)
+    if (found := _MONTH_DAY.fullmatch(text)) and (month := _MONTHS.get(found[1])):
+        return _date(found[3], month, found[2], today)
+    return None, RowReason.INVALID_DATE
+
+
+def _date(
+    year: int | str, month: int | str, day: int | str, today: date | None
+) -> tuple[str | None, RowReason | None]:
+    try:
+        born = date(int(year), int(month), int(day))
+    except ValueError:
+        return None, RowReason.INVALID_DATE
+    if born.year < 1880 or (today and born > today):
+        return None, RowReason.INVALID_DATE
+    return born.isoformat(), None
+
+
+def _date_of_any_year(day: str, month: str, year: str, today: date | None) -> tuple[str | None, RowReason | None]:
+    """Two digits only where one century is possible: 60 is 1960, but 15 may be 1915 or 2015."""
+    if len(year) == 4:
+        return _date(year, month, day, today)
+    this_year = today.year if today else 2100
+    centuries = [c for c in (1900, 2000) if this_year - _OLDEST <= c + int(year) <= this_year]
+    if len(centuries) == 1:
+        return _date(centuries[0] + int(year), month, day, today)
+    valid = _date(2000 + int(year), month, day, None)
+    return None, RowReason.AMBIGUOUS_YEAR if valid[0] else RowReason.INVALID_DATE

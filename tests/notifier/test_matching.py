@@ -1,0 +1,184 @@
+"""Rows of one person become one, rows of two stay two, and every pair in doubt is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from notifier.importers import Column
+from notifier.judging import Identity, RowReason
+from notifier.matching import Keys, People, Person, Said, Seen
+from notifier.states import Channel, Exclusion, Variant
+
+ALL = frozenset(Column)
+
+
+def _said(row: int = 2, *, emails: str = "", numbers: str = "", **changes) -> Said:
+    """A row of Luc M, born in 1960; keys as `judging` makes them."""
+    identity = {"last_name": "M", "first_name": "Luc", "birth_date": "1960-02-01"}
+    identity |= {name: value for name, value in changes.items() if name in Identity.__slots__}
+    rest = {name: value for name, value in changes.items() if name not in Identity.__slots__}
+    who = Identity(**identity)
+    names = f"{who.last_name}{who.first_name}".casefold()
+    keys = Keys(
+        id=f"id:{who.patient_id}" if who.patient_id else None,
+        national=rest.pop("national", None),
+        name=f"name:{names}|{who.birth_date}" if who.last_name and who.first_name and who.birth_date else None,
+        other=rest.pop("other", None),
+        apart=f"{who.patient_id}|{names}|{who.birth_date}" if who.patient_id else None,
+    )
+    contacts = [(Channel.EMAIL, email) for email in emails.split()]
+    contacts += [(Channel.SMS, number) for number in numbers.split()]
+    said = Said(row, keys, who, contacts, "fr", None, None, False, None)
+    return replace(said, **rest)
+
+
+def _place(*said: Said, known: tuple[Person, ...] = (), columns=ALL):
+    people = People(columns, known)
+    return [people.place(one) for one in said]
+
+
+def _known(said: Said) -> Person:
+    """Somebody of an earlier list."""
+    person = Person.new(said.keys.present()[0], said)
+    person.rows, person.is_earlier = [], True
+    return person
+
+
+def _reasons(placed) -> list[str]:
+    return [reason for _, reason in placed.doubts]
+
+
+def test_a_further_row_adds_its_contacts_in_order():
+    one, two = _place(
+        _said(patient_id="1", emails="a b", numbers="1"), _said(patient_id="1", emails="b c", numbers="2")
+    )
+    assert two.person is one.person
+    assert (one.is_new, two.is_new) == (True, False)
+    assert one.person.contacts == [
+        (Channel.EMAIL, "a"), (Channel.EMAIL, "b"), (Channel.SMS, "1"), (Channel.EMAIL, "c"), (Channel.SMS, "2")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        # patient id
+        ({"patient_id": "1"}, {"patient_id": "1", "first_name": None, "birth_date": None}, True),
+        ({"patient_id": "1"}, {"patient_id": "1", "birth_date": "1990-01-01"}, False),
+        ({"patient_id": "1"}, {"patient_id": "1", "first_name": "Léa"}, False),
+        # national identifier
+        ({"patient_id": "1", "national": "n"}, {"patient_id": "2", "national": "n", "last_name": "N"}, False),
+        ({"patient_id": "1", "national": "n"}, {"patient_id": "2", "national": "n"}, True),
+        ({"national": "n", "birth_date": None}, {"national": "n"}, True),
+        ({"national": "n"}, {"national": "n", "first_name": "Léa"}, False),
+        # names and birth date
+        ({}, {}, True),
+        ({"patient_id": "1"}, {}, True),
+        ({}, {"patient_id": "1"}, True),
+        ({"patient_id": "1"}, {"patient_id": "2"}, False),
+        ({"patient_id": "1", "emails": "a"}, {"patient_id": "2", "emails": "b a"}, True),
+        ({"patient_id": "1", "numbers": "1"}, {"patient_id": "2", "emails": "1"}, False),
+        ({"national": "n"}, {"national": "m"}, False),
+        # with neither, all that is known
+        ({"birth_date": None, "other": "m|luc|a"}, {"birth_date": None, "other": "m|luc|a"}, True),
+        ({"birth_date": None, "other": "m|luc|a"}, {"birth_date": None, "other": "m|luc|b"}, False),
+    ],
+)
+def test_who_is_one_and_who_is_two(first, second, same):
+    one, two = _place(_said(2, **first), _said(3, **second))
+    assert (two.person is one.person) == same
+    assert one.person.key != two.person.key or same
+
+
+def test_two_people_in_doubt_are_said():
+    _, two = _place(_said(patient_id="1"), _said(patient_id="1", birth_date="1990-01-01"))
+    assert two.doubts == [("patient_id", RowReason.SAME_ID)]
+    _, two = _place(_said(patient_id="1", emails="a"), _said(patient_id="2", emails="b"))
+    assert two.doubts == [("patient_id", RowReason.POSSIBLE_DOUBLE)]
+
+
+def test_two_who_share_a_contact_stay_two():
+    one, two = _place(_said(emails="a"), _said(first_name="Léa", emails="a"))
+    assert one.person is not two.person
+    assert two.doubts == []
+
+
+def test_a_third_row_finds_the_second_person_of_an_id():
+    rows = (_said(2, patient_id="1"), _said(3, patient_id="1", first_name="Léa"))
+    *_, third = _place(*rows, _said(4, patient_id="1", first_name="Léa", birth_date=None))
+    assert third.person.rows == [3, 4]
+
+
+def test_a_row_without_id_goes_to_the_double_whose_contact_it_has():
+    rows = (_said(2, patient_id="1", emails="a"), _said(3, patient_id="2", emails="b"))
+    *_, third = _place(*rows, _said(4, emails="b"))
+    assert third.person.rows == [3, 4]
+    assert third.doubts == []
+
+
+def test_what_one_row_lacks_comes_from_the_other():
+    address = {"address": ("1 rue A",), "postal_code": "75001", "town": "Paris"}
+    one, _ = _place(_said(patient_id="1", birth_date=None), _said(patient_id="1", **address))
+    assert one.person.identity == Identity("1", "M", None, "Luc", "1960-02-01", ("1 rue A",), "75001", "Paris")
+
+
+def test_death_on_any_row_and_affected_on_any_row_count():
+    one, _ = _place(_said(patient_id="1", is_deceased=True), _said(patient_id="1"))
+    assert one.person.excluded == Exclusion.DECEASED
+    one, two = _place(_said(patient_id="1", affected=False), _said(patient_id="1", affected=True))
+    assert (one.person.excluded, _reasons(two)) == (None, [RowReason.YES_AND_NO])
+    one, two = _place(_said(patient_id="1", affected=None), _said(patient_id="1", affected=False))
+    assert (one.person.excluded, _reasons(two)) == (Exclusion.NOT_AFFECTED, [])
+
+
+def test_a_further_list_replaces_what_it_has_columns_for():
+    known = _known(_said(patient_id="1", emails="a", numbers="1", phones=("2",), comment=True, is_deceased=True))
+    said = _said(9, patient_id="1", emails="b", language="en")
+    (placed,) = _place(said, known=(known,), columns={Column.EMAIL, Column.LANGUAGE})
+    person = placed.person
+    assert not placed.is_new
+    assert person.contacts == [(Channel.SMS, "1"), (Channel.EMAIL, "b")]
+    assert (person.language, person.variant, person.excluded) == ("en", Variant.COMMENT, Exclusion.DECEASED)
+    assert person.identity.phones == ("2",)
+
+
+def test_a_further_list_says_who_is_alive_and_what_is_no_comment():
+    known = _known(_said(patient_id="1", comment=True, sensitive=True, is_deceased=True, affected=False))
+    (placed,) = _place(_said(9, patient_id="1", comment=False), known=(known,))
+    assert (placed.person.excluded, placed.person.variant, placed.person.sensitive) == (
+        None, Variant.STANDARD, False
+    )  # fmt: skip
+
+
+def test_the_second_row_of_a_further_list_adds_to_its_first():
+    known = _known(_said(patient_id="1", emails="old"))
+    first, second = _place(
+        _said(9, patient_id="1", emails="a"), _said(10, patient_id="1", emails="b"), known=(known,)
+    )
+    assert first.person is second.person
+    assert [address for _, address in second.person.contacts] == ["a", "b"]
+
+
+def test_a_person_is_known_again_by_name_where_the_further_list_has_other_numbers():
+    known = _known(_said(patient_id="1", emails="a"))
+    (placed,) = _place(_said(9, patient_id="77", emails="a"), known=(known,))
+    assert not placed.is_new
+    (placed,) = _place(_said(9, patient_id="77", emails="b"), known=(_known(_said(patient_id="1", emails="a")),))
+    assert (placed.is_new, _reasons(placed)) == (True, [RowReason.POSSIBLE_DOUBLE])
+
+
+def test_an_id_that_everybody_has_makes_nobody_one():
+    people = People(ALL)
+    placed = [people.place(_said(row, patient_id="1", last_name=f"N{row % 300}")) for row in range(600)]
+    assert sum(one.is_new for one in placed) == 300
+    assert len(list(people)) == 300
+
+
+def test_seen_never_misses_a_key_and_is_seldom_wrong():
+    seen = Seen()
+    keys = [hash((n, "key")) & 0xFFFF_FFFF for n in range(20_000)]
+    wrong = sum(seen.add(key) for key in keys)
+    assert wrong < 20
+    assert all(seen.add(key) for key in keys)
