@@ -384,6 +384,7 @@ def _follow(session: Session, taken: Sequence[Row[tuple[int, int, str]]], act: _
     """People and campaigns follow their deliveries, and the journal keeps it."""
     ids = [row.id for row in taken]
     by_campaign = Counter(row.campaign_id for row in taken)
+    store.doubt_informed(session, ids, now=act.now)
     session.execute(_HOPE_AGAIN, {"ids": ids, "now": act.now, "sources": sources(Outcome.ON_THE_WAY)})
     session.execute(_REOPEN, {"campaigns": list(by_campaign)})
     for campaign_id, count in sorted(by_campaign.items()):

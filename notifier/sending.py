@@ -112,6 +112,8 @@ class Gate:
         self.offset = timedelta(0)
         self._read_at = float("-inf")
         self._asking = asyncio.Lock()
+        #: this process has rows that were in the hands of a worker that died
+        self.has_suspects = False
 
     def watch(self, campaign_id: int) -> None:
         """Counts a ticket at work on this campaign."""
@@ -284,7 +286,6 @@ class Sender:
     ended: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     _jobs: asyncio.Queue[list[Job]] = field(default_factory=asyncio.Queue)
     _texts: dict[int, CampaignTexts] = field(default_factory=dict)
-    _has_suspects: bool = False
     # What the provider can do beyond `send`; asked once, because asking a protocol costs as much as a message.
     _batches: BatchProvider | None = field(init=False)
     _overlaps: OverlappingProvider | None = field(init=False)
@@ -429,7 +430,7 @@ class Sender:
                 await self._send_all(campaign_id, texts, claim)
             finally:
                 self.gate.unwatch(campaign_id)
-                self._has_suspects &= claim.together
+                self.gate.has_suspects &= claim.together
             if claim.hints < hints or len(claim.rows) * 2 >= room or hints >= room:
                 break
             hints = room  # retries come in small hints: once more, with as many as there are rows wanted
@@ -437,8 +438,8 @@ class Sender:
 
     async def _claim(self, campaign_id: int, epoch: int, rows: int, hints: int) -> Claim | None:
         # One process has one hint of suspects at a time: of two that kill, its death would blame both.
-        asks = not self._has_suspects
-        self._has_suspects = True
+        asks = not self.gate.has_suspects
+        self.gate.has_suspects = True
         claim = None
         try:
             async with self.database.hot() as connection:
@@ -456,7 +457,7 @@ class Sender:
                 )
         finally:
             if asks:
-                self._has_suspects = claim is not None and not claim.together
+                self.gate.has_suspects = claim is not None and not claim.together
         return claim
 
     async def _throttled(self, campaign_id: int, wait_s: float, scope: str) -> None:

@@ -74,6 +74,10 @@ def _opened(resources: _Resources, format_: Format) -> RawList:
     )
 
 
+#: Code civil, article 414
+_OF_AGE = 18
+
+
 @dataclass(slots=True)
 class _Resources:
     """The patients of a file; what else is in it is counted."""
@@ -294,13 +298,23 @@ class _Patient:
         self._add(Column.FIRST_NAME, next(filter(None, given), ""))
 
     def _contacts(self) -> None:
-        """Telecoms of parents and guardians, marked; those of others are not used."""
+        """Telecoms of a minor's parents and guardians, marked; those of others, or of an adult's, are not used.
+
+        A mother is told about her child (Code civil, article 371-1), not about her son of forty.
+        """
         for contact in self._items(self._resource, "contact"):
             telecoms = self._items(contact, "telecom")
-            if telecoms and self._is_parent(contact) and not self._is_over(contact):
+            if telecoms and self._is_minor() and self._is_parent(contact) and not self._is_over(contact):
                 self._telecoms(telecoms, " (parent)")
             elif any(_text(one.get("value")) for one in telecoms):
                 self._doubt(Doubt.ANOTHERS_CONTACT)
+
+    def _is_minor(self) -> bool:
+        """Under eighteen, as far as the birth date tells to the day, the month or the year; unknown is not."""
+        born = _text(self._resource.get("birthDate"))[:10]
+        if self._today is None or not born[:4].isdigit():
+            return False
+        return f"{int(born[:4]) + _OF_AGE:04}{born[4:]}" > self._today.isoformat()[: len(born)]
 
     def _is_parent(self, contact: _Object) -> bool:
         for relationship in self._items(contact, "relationship"):

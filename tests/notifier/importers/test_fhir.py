@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -165,7 +165,8 @@ def _contact(value: str, **relationship) -> dict:
     ],
 )
 def test_contacts_of_parents_are_marked_and_of_others_left_out(relationship, is_parent):
-    cells, doubts = _one(contact=[_contact("0639980002", **relationship)])
+    born = TODAY.replace(year=TODAY.year - 9).isoformat()
+    cells, doubts = _one(birthDate=born, contact=[_contact("0639980002", **relationship)])
     assert cells.get("phone") == (["0639980002 (parent)"] if is_parent else None)
     assert doubts == ([] if is_parent else [Doubt.ANOTHERS_CONTACT])
 
@@ -447,3 +448,14 @@ def test_published_patients_are_read(shared: Path):
         for row in rows
     )
     assert all(not row.doubts for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("years", "days", "told"), [(9, 0, True), (18, 1, True), (18, 0, False), (40, 0, False), (None, 0, False)]
+)
+def test_a_parent_is_told_about_a_child_and_not_about_an_adult(years, days, told):
+    born = None if years is None else (TODAY.replace(year=TODAY.year - years) + timedelta(days=days)).isoformat()
+    mother = _contact("0639980002", text="mère")
+    cells, doubts = _one(birthDate=born, contact=[mother])
+    assert ("phone" in cells) == told
+    assert (Doubt.ANOTHERS_CONTACT in doubts) != told
