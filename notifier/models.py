@@ -541,7 +541,7 @@ class Heartbeat(Base):
     """When each process of the engine was last seen at work."""
 
     __tablename__ = "heartbeat"
-    #: "feeder", "sweeper", "worker:<host>:<pid>"
+    #: "feeder", "sweeper", "worker:<channels>:<host>:<pid>:<letters>"
     process: Mapped[str] = mapped_column(primary_key=True)
     at: Mapped[datetime] = _now()
 

@@ -148,7 +148,7 @@ class Resources(Middleware):
         while True:
             try:
                 async with database.begin() as connection:
-                    await store.beat(connection, f"worker:{self.owner}")
+                    await store.beat(connection, f"worker:{'+'.join(self._channels)}:{self.owner}")
                     for sender in self.senders.values():
                         await self._note_pace(connection, sender)
             except (SQLAlchemyError, OSError, TimeoutError) as error:
