@@ -98,17 +98,23 @@ _SILENT_SMS = text(
     """
 )
 
-#: Once more, counted and shown as "possibly twice"; never a third time, and not for a cancelled campaign.
+#: Once more, counted and shown as "possibly twice"; never a third time, not for a cancelled campaign, and not to
+#: people whom another message has told meanwhile.
 _UNCERTAIN = text(
     f"""
     UPDATE delivery d
-    SET state = CASE WHEN due.campaign_state = '{Campaign.CANCELLED}' THEN '{Delivery.CANCELLED}'
+    SET state = CASE WHEN due.is_over OR due.is_needless THEN '{Delivery.CANCELLED}'
                      WHEN d.possibly_twice THEN '{Delivery.FAILED}' ELSE '{Delivery.PENDING}' END,
-        reason = CASE WHEN d.possibly_twice THEN 'uncertain_twice' ELSE d.reason END,
-        possibly_twice = d.possibly_twice OR due.campaign_state <> '{Campaign.CANCELLED}',
-        due_at = :now
+        reason = CASE WHEN due.is_needless THEN 'informed_meanwhile'
+                      WHEN d.possibly_twice THEN 'uncertain_twice' ELSE d.reason END,
+        possibly_twice = d.possibly_twice OR NOT (due.is_over OR due.is_needless),
+        due_at = CASE WHEN due.is_needless THEN NULL ELSE CAST(:now AS timestamptz) END
     FROM (
-        SELECT delivery.id, campaign.state AS campaign_state
+        SELECT delivery.id, campaign.state = '{Campaign.CANCELLED}' AS is_over,
+               campaign.state <> '{Campaign.CANCELLED}' AND NOT EXISTS (
+                   SELECT FROM delivery_patient dp JOIN patient p ON p.id = dp.patient_id
+                   WHERE dp.delivery_id = delivery.id AND p.outcome <> '{Outcome.INFORMED}'
+               ) AS is_needless
         FROM delivery JOIN campaign ON campaign.id = delivery.campaign_id
         WHERE delivery.id = ANY(:ids) AND delivery.due_at <= :now
           AND delivery.state = '{Delivery.UNKNOWN}' AND {_HEARD}

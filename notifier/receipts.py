@@ -255,22 +255,39 @@ _LOCK = text(
     """
 )
 
-#: A receipt belongs to an earlier hand-over if its message id is known from one that is not the last.
+#: A receipt belongs to an earlier hand-over if its message id is known from one that is not the last; or if the
+#: last has another id, and an earlier one ended without telling its own. Where the last has told none either, it
+#: may be about both: what follows is then declared.
 _EVENTS = text(
     """
     SELECT r.id, r.delivery_id, r.event, r.event_at,
            NOT EXISTS (
                SELECT FROM attempt a
-               WHERE a.delivery_id = r.delivery_id AND a.provider_message_id = r.provider_message_id
-                 AND a.fence < (SELECT max(fence) FROM attempt a2 WHERE a2.delivery_id = r.delivery_id)
-           ) AS of_latest
-    FROM receipt r WHERE r.id = ANY(:ids) ORDER BY r.event_at, r.id
+               WHERE a.delivery_id = r.delivery_id AND a.fence < last.fence
+                 AND a.provider_message_id = r.provider_message_id
+           ) AND (coalesce(last.provider_message_id = r.provider_message_id, true) OR NOT earlier.is_nameless)
+               AS of_latest,
+           earlier.is_nameless AND last.provider_message_id IS DISTINCT FROM r.provider_message_id AS in_doubt
+    FROM receipt r
+    LEFT JOIN LATERAL (
+        SELECT fence, provider_message_id FROM attempt a
+        WHERE a.delivery_id = r.delivery_id ORDER BY fence DESC LIMIT 1
+    ) last ON true
+    CROSS JOIN LATERAL (
+        SELECT EXISTS (
+            SELECT FROM attempt a
+            WHERE a.delivery_id = r.delivery_id AND a.fence < last.fence
+              AND a.outcome = 'unknown' AND a.provider_message_id IS NULL
+        ) AS is_nameless
+    ) earlier
+    WHERE r.id = ANY(:ids) ORDER BY r.event_at, r.id
     """
 )
 
 _MOVE = text(
     """
-    UPDATE delivery SET state = :state, due_at = :due_at, receipt_at = :receipt_at, reason = :reason
+    UPDATE delivery SET state = :state, due_at = :due_at, receipt_at = :receipt_at, reason = :reason,
+        possibly_twice = possibly_twice OR :possibly_twice
     WHERE id = :id AND state = ANY(:sources)
     """
 )
@@ -317,6 +334,7 @@ def apply(session: Session, rules_of: Callable[[Channel], Rules], *, now: dateti
                     "receipt_at": event.event_at,
                     "reason": f"receipt_{event.event}",
                     "sources": sources(step.state),
+                    "possibly_twice": step.state is DeliveryState.PENDING and event.in_doubt,
                 },
             )
             if moved.rowcount:  # type: ignore[attr-defined]  # a CursorResult, as for every UPDATE

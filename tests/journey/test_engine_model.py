@@ -303,9 +303,10 @@ class World:
         self.ledger: list[HandOver] = []
         #: calls that should not have been made
         self.faults: list[str] = []
-        #: how often a person has asked for one more although it may have arrived, or everybody was told
+        #: how often a person has asked for one more although it may have arrived
         self.asked: Counter[int] = Counter()
-        self.asked_although_told: set[int] = set()
+        #: what may go to people who were told: a person has asked for it, or it was under way when they were told
+        self.may_go_to_the_told: set[int] = set()
         self.parsers = {channel: Parser(channel) for channel in Channel}
         self.gate.frozen = False
         self.governor.script.clear()
@@ -347,7 +348,7 @@ class World:
             (row.noted, f"sent without an open attempt in the database ({row.state})"),
             (not earlier or row.possibly_twice, "sent again, not declared as possibly twice"),
             (len(earlier) < 2 + self.asked[delivery], "sent a third time, and nobody asked for it"),
-            (row.is_needed or delivery in self.asked_although_told, "sent to those who were told"),
+            (row.is_needed or delivery in self.may_go_to_the_told, "sent to those who were told"),
         ):
             if not holds:
                 self.faults.append(f"{channel} {delivery} {fault}")
@@ -403,6 +404,9 @@ class World:
 
     def settle(self) -> None:
         with self.database.staff() as session:
+            self.may_go_to_the_told.update(
+                session.scalars(text("SELECT id FROM delivery WHERE state = 'sending'"))
+            )
             fallback.settle(session, self.profile, now=datetime.now(UTC))
 
     def sweep(self) -> None:
@@ -726,7 +730,7 @@ class Machine(RuleBasedStateMachine):
         for delivery in ids:
             self.world.asked[delivery] += possibly_twice
         if even_told:
-            self.world.asked_although_told.update(ids)
+            self.world.may_go_to_the_told.update(ids)
 
     def _give_up(self) -> None:
         with self.world.database.staff() as session:
@@ -853,11 +857,50 @@ def test_nobody_gets_an_uncertain_sms_again_who_was_told_by_email_after_all(mach
     machine.teardown()
 
 
+def test_nor_one_that_was_in_the_hands_of_a_worker_that_died(machine: Machine) -> None:
+    work(machine, Channel.EMAIL)
+    report(machine, Event.HARD_FAILED, 1)
+    machine.a_worker_vanishes(Channel.SMS, rows=6, marked=6, script=["accepted"] * 6)
+    report(machine, Event.DELIVERED, 5)
+    machine.leases_run_out()
+    machine.time_passes(HOUR, is_settled=True)
+    machine.world.may_go_to_the_told.clear()
+    work(machine, Channel.SMS)
+    machine.teardown()
+
+
 def test_an_sms_that_an_email_made_needless_goes_out_when_the_email_bounces_later(machine: Machine) -> None:
     work(machine, Channel.EMAIL)
     report(machine, Event.HARD_FAILED, 1)
     report(machine, Event.DELIVERED, 5)
     report(machine, Event.HARD_FAILED, 8)
+    machine.teardown()
+
+
+def test_a_second_report_about_a_hand_over_without_a_name_is_not_taken_for_one_about_the_next(
+    machine: Machine,
+) -> None:
+    work(machine, Channel.EMAIL, "unknown")
+    report(machine, Event.SOFT_FAILED, 1)
+    machine.time_passes(HOUR, is_settled=True)
+    work(machine, Channel.EMAIL)
+    report(machine, Event.SOFT_FAILED, 2)
+    machine.time_passes(HOUR, is_settled=True)
+    work(machine, Channel.EMAIL)
+    assert Counter(one.delivery for one in machine.world.ledger).most_common(1)[0][1] == 2
+    machine.teardown()
+
+
+def test_a_report_that_may_be_about_either_of_two_hand_overs_makes_the_next_a_declared_one(
+    machine: Machine,
+) -> None:
+    work(machine, Channel.EMAIL, "unknown")
+    report(machine, Event.SOFT_FAILED, 1)
+    machine.time_passes(HOUR, is_settled=True)
+    work(machine, Channel.EMAIL, "unknown")
+    report(machine, Event.SOFT_FAILED, 2)
+    machine.time_passes(HOUR, is_settled=True)
+    work(machine, Channel.EMAIL)
     machine.teardown()
 
 
