@@ -41,6 +41,10 @@ LOG_STATEMENTS = {
 OURS, ENGINES = "bench", "engine"
 
 
+#: a new book of limits waits for its grace, then for the longest window of these modes
+_NEW_BOOK_S = 2.5
+
+
 class EngineError(Exception):
     """A process of the engine did not start, did not come to rest, or ended."""
 
@@ -301,8 +305,12 @@ def _await_heartbeats(deployment: Deployment, workers: int, since: datetime, pat
 
 
 def _await_calm(pids: Sequence[int], patience_s: float = 30) -> None:
-    """Until imports and first connections are done: they are not what a recipient costs."""
+    """Until imports and first connections are done: they are not what a recipient costs.
+
+    And until the rate limits of a new Redis grant anything, which is after their window (`workers/books.py`).
+    """
     deadline = time.monotonic() + patience_s
+    time.sleep(_NEW_BOOK_S)
     before = sum(map(cpu_s, pids))
     while time.monotonic() < deadline:
         time.sleep(0.5)

@@ -9,7 +9,6 @@ The nonce is random: a campaign of 2^20 patients with 4 values each stays far be
 
 from __future__ import annotations
 
-import base64
 import functools
 import hashlib
 import hmac
@@ -94,9 +93,9 @@ class MasterKey:
         return DataKey(key)
 
     def sign(self, purpose: str, value: str) -> str:
-        """A short keyed signature (80 bits, 16 letters) for references that travel to providers and back."""
+        """A short keyed signature (80 bits in hexadecimal) for references that travel to providers and back."""
         digest = hmac.digest(_derive(self.key, b"sign"), f"{purpose}:{value}".encode(), "sha256")
-        return _base32(digest[:10])
+        return digest[:10].hex()
 
     def check(self, purpose: str, value: str, signature: str) -> bool:
         """Compares in constant time."""
@@ -111,10 +110,6 @@ def _derive(key: bytes, info: bytes) -> bytes:
 
 def _purpose(campaign_id: int) -> bytes:
     return b"campaign:%d" % campaign_id
-
-
-def _base32(value: bytes) -> str:
-    return base64.b32encode(value).decode().lower()
 
 
 def hash_secret(secret: str) -> bytes:

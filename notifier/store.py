@@ -729,6 +729,9 @@ def live_workers(connection: Connection, within_s: float) -> int:
     return count
 
 
+#: Who looks for due work in intervals looks at once when this is committed: a hint, and nothing but that.
+WAKE, LISTEN = text("NOTIFY notifier_due"), text("LISTEN notifier_due")
+
 BEAT = text("INSERT INTO heartbeat (process) VALUES (:process) ON CONFLICT (process) DO UPDATE SET at = now()")
 
 
@@ -870,4 +873,6 @@ def moved(session: Session, campaign_id: int, target: Campaign, **values: Any) -
         ),
         {"campaign_id": campaign_id, "target": target, "sources": sources(target), **values},
     )
+    if target is Campaign.SENDING:
+        session.execute(WAKE)
     return answer.first() is not None

@@ -127,6 +127,7 @@ def ask(
     )
     session.add(made)
     session.flush()
+    session.execute(store.WAKE)
     detail = {"test": made.id, "channel": channel, "language": found.language, "variant": found.variant}
     store.record(session, actor, "campaign.test", f"campaign:{campaign.id}", campaign.doctor_id, detail)
     return made

@@ -35,7 +35,7 @@ log = structlog.get_logger()
 #: exit status when the watchdog ended the process; the supervisor starts it anew
 STUCK = 70
 #: idle consumers look into Redis at least so often, in ms
-POLL_MS = 200
+POLL_MS = 100
 
 
 def run_worker(settings: Settings, channels: tuple[Channel, ...], stop: threading.Event) -> None:

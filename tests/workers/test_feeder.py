@@ -11,7 +11,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from notifier import controlling
+from notifier import controlling, store
 from notifier.settings import Settings
 from notifier.states import Channel
 from notifier.store import Database
@@ -101,6 +101,28 @@ def test_a_provider_that_would_take_nothing_gets_no_tickets(
         session.execute(text(shut))
     feed(Feeder(current), database)
     assert len(tickets(current)) == tickets_left
+
+
+def test_a_campaign_that_starts_does_not_wait_for_the_next_look(
+    database: Database, database_url: str, redis_url: str
+):
+    current = make_settings(database_url, redis_url, engine={"feeder_ms": 3_600_000})
+    stop = threading.Event()
+    running = threading.Thread(target=Feeder(current).run, args=(stop,))
+    running.start()
+    try:
+        with database.staff() as session:
+            while session.scalar(text("SELECT count(*) FROM heartbeat WHERE process = 'feeder'")) == 0:
+                stop.wait(0.02)
+        start_campaign(database, current, [person(1, phone=None)])
+        client = redis.Redis.from_url(redis_url)
+        assert client.brpop("notifier:email", timeout=30) is not None
+        client.close()
+    finally:
+        stop.set()
+        with database.staff() as session:
+            session.execute(store.WAKE)
+        running.join()
 
 
 def test_a_test_send_gets_a_ticket_and_another_only_if_that_was_lost(database: Database, current: Settings):
