@@ -14,7 +14,7 @@ from datetime import datetime
 from sqlalchemy import Row, or_, text
 from sqlalchemy.orm import Session
 
-from notifier import store
+from notifier import breakers, store
 from notifier.errors import ConflictError, InputError, NotFoundError
 from notifier.models import Campaign, Doctor, Hold, Incident
 from notifier.providers import PROVIDERS
@@ -421,11 +421,16 @@ def hold(
 
 
 def lift(session: Session, scope: str, *, actor: str) -> None:
-    """Lets a scope go on. Raises NotFoundError if it is not on hold."""
-    held = session.get(Hold, _scope(scope))
-    if held is None:
+    """Lets a scope go on, and closes the breaker of a provider or of a group of receivers.
+
+    Raises NotFoundError if nothing stops it.
+    """
+    was_open = breakers.close_scope(session, scope)
+    held = session.get(Hold, scope if was_open else _scope(scope))
+    if held is not None:
+        session.delete(held)
+    elif not was_open:
         raise NotFoundError(f"{scope} is not on hold.")
-    session.delete(held)
     store.record(session, actor, "hold.lift", scope)
 
 
@@ -438,6 +443,8 @@ def _move(
     campaign.epoch += 1
     campaign.reason = reason
     session.flush()
+    if target is State.SENDING:
+        session.execute(store.WAKE)
     store.record(session, actor, action, f"campaign:{campaign_id}", campaign.doctor_id, {"reason": reason})
     return campaign
 

@@ -112,6 +112,7 @@ _ROLES = text(
     FROM heartbeat GROUP BY role
     """
 )
+_TESTS = text("SELECT count(*) FROM test_send WHERE state = 'queued'")
 _UNAPPLIED = text("SELECT count(*) FROM (SELECT FROM receipt WHERE applied_at IS NULL LIMIT :most) few")
 
 
@@ -207,6 +208,8 @@ def read(session: Session, carriers: Mapping[str, Channel], limits: Mapping[str,
         "workers_alive": sum(worker["age_s"] <= ALIVE_S for worker in workers),
         "feeder_age_s": _seconds(by_role.get("feeder")),
         "sweeper_age_s": _seconds(by_role.get("sweeper")),
+        "test_sender_age_s": _seconds(by_role.get("control")),
+        "tests_waiting": session.scalar(_TESTS),
         "campaigns": {str(state): count for state, count in session.execute(campaigns)},
         "paused": [{"campaign": row.id, "reason": row.reason} for row in session.execute(paused)],
         "holds": [

@@ -137,8 +137,16 @@ def read(session: Session, settings: Settings) -> dict[str, Any]:
     """How the engine and Redis stand, and what is wrong."""
     document = standing.read(session, PROVIDERS, limits(settings)) | _redis(settings.redis_url or "")
     document["refused"] = standing.refused(session, OUR_FAULT, _MANY_REFUSED)
-    document["problems"] = problems(document)
+    document["problems"] = [*problems(document), *_unheard_said(settings)]
     return document
+
+
+def _unheard_said(settings: Settings) -> Iterator[str]:
+    if settings.email_provider == "brevo-email" and settings.brevo_email.webhook_token is None:
+        yield (
+            "Nobody hears what becomes of emails after Brevo took them: set NOTIFIER_BREVO_EMAIL__WEBHOOK_TOKEN "
+            "and give Brevo the address of its webhook."
+        )
 
 
 def limits(settings: Settings) -> dict[str, float]:
@@ -169,6 +177,9 @@ def problems(status: Mapping[str, Any]) -> list[str]:
         found.append(f"The feeder {_last_seen(status['feeder_age_s'])}: start one by notifier feeder.")
     if (has_work or status["receipts_waiting"]) and not _is_alive(status["sweeper_age_s"], _SWEEPER_ALIVE_S):
         found.append(f"The sweeper {_last_seen(status['sweeper_age_s'])}: start one by notifier sweeper.")
+    if status["tests_waiting"] and not _is_alive(status["test_sender_age_s"], standing.ALIVE_S):
+        said = _last_seen(status["test_sender_age_s"])
+        found.append(f"The process that sends tests {said}: start one by notifier worker --control.")
     stopped = {hold["scope"] for hold in status["holds"]}
     found += [_hold_said(hold) for hold in status["holds"]]
     found += [

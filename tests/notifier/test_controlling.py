@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from notifier import controlling, fallback
+from notifier import breakers, controlling, fallback
 from notifier.controlling import Again, Chosen
 from notifier.errors import InputError, NotFoundError
 from notifier.providers.base import Blame, Kind, Message, Outcome
@@ -176,6 +176,22 @@ def test_what_is_not_failed_or_of_a_cancelled_campaign_is_left_alone(database: D
         replay(database, Chosen(ids=(99,)))
     with pytest.raises(InputError, match="Only failed"):
         replay(database, Chosen(campaign_id=campaign.id), Delivery.ACCEPTED)
+
+
+@pytest.mark.parametrize("scope", ["provider:smtp", "receiver:orange"])
+def test_a_person_who_lets_a_scope_go_on_closes_its_breaker(database: Database, scope: str):
+    with database.staff() as session:
+        session.execute(
+            text(
+                "INSERT INTO breaker (scope, state, level, failures, until, reason) "
+                "VALUES (:scope, 'open', 0, 9, now() + interval '1 hour', 'smtp_421')"
+            ),
+            {"scope": scope},
+        )
+        controlling.lift(session, scope, actor="cli:test")
+        assert breakers.open_scopes(session) == []
+        with pytest.raises((NotFoundError, InputError)):
+            controlling.lift(session, scope, actor="cli:test")
 
 
 def test_a_delivery_whose_receipt_waits_is_left_until_it_is_applied(database: Database, current: Settings):

@@ -133,6 +133,17 @@ def test_a_forged_reference_is_refused_without_a_trace(
         assert session.scalar(text("SELECT count(*) FROM receipt")) == 0
 
 
+def test_what_became_of_a_test_message_is_taken_and_changes_nothing(database: Database, current: Settings, parser):
+    send_sms(database, current)
+    of_a_test = receipts.webhook_reference(current.master, parser.name, receipts.TEST)
+    with database.staff() as session:
+        assert (
+            receipts.accept(session, current.master, parser, of_a_test, body("delivered"), now=datetime.now(UTC))
+            == 0
+        )
+        assert session.scalar(text("SELECT count(*) FROM receipt")) == 0
+
+
 def test_a_reference_of_another_delivery_does_not_fit(database: Database, current: Settings, parser):
     delivery = send_sms(database, current)
     signature = receipts.webhook_reference(current.master, parser.name, delivery + 1).partition(".")[2]

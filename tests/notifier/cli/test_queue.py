@@ -14,6 +14,7 @@ from notifier.cli.queue import problems, span
 from notifier.errors import ServiceError
 from notifier.rehearsal.servers import Valkey
 from notifier.store import Database
+from tests.factories import make_settings
 from tests.notifier.cli.conftest import Cli
 
 WORKER = {"process": "worker:host:1:ab", "age_s": 1.0, "channels": ["email", "sms"]}
@@ -38,6 +39,8 @@ STATUS = {
     "workers_alive": 1,
     "feeder_age_s": 0.5,
     "sweeper_age_s": 20.0,
+    "test_sender_age_s": None,
+    "tests_waiting": 0,
     "campaigns": {"sending": 1},
     "holds": [],
     "throttled": [],
@@ -141,6 +144,8 @@ def test_an_idle_system_has_no_problem(cli: Cli) -> None:
         ({"workers_alive": 0, "workers": []}, ["No worker is at work"]),
         ({"feeder_age_s": 90.0}, ["The feeder was last seen 90 s ago"]),
         ({"sweeper_age_s": 90.0}, ["The sweeper was last seen 90 s ago"]),
+        ({"tests_waiting": 1}, ["The process that sends tests was never seen"]),
+        ({"tests_waiting": 1, "test_sender_age_s": 1.0}, []),
         ({"quarantined": 2}, ["2 deliveries are set aside"]),
         ({"holds": [PERSONS]}, ["Stopped: channel:sms, by cli:anna, until a person lets it go on (a doubt). Let"]),
         (
@@ -384,3 +389,16 @@ def test_a_stop_that_would_stop_nothing_is_refused(cli: Cli, options: list[str],
 
 def test_a_stop_without_a_reason_is_wrong_usage(cli: Cli) -> None:
     cli.run("queue", "stop", code=2)
+
+
+def test_an_account_that_reports_to_nobody_is_a_problem(
+    database: Database, database_url: str, redis_url: str
+) -> None:
+    said = "Nobody hears what becomes of emails"
+    for brevo, expected in (({}, 1), ({"webhook_token": "0123456789abcdef"}, 0)):
+        current = make_settings(
+            database_url, redis_url, email_provider="brevo-email", brevo_email={"api_key": "k"} | brevo
+        )
+        with database.staff() as session:
+            found = queue.read(session, current)["problems"]
+        assert sum(problem.startswith(said) for problem in found) == expected
