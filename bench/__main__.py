@@ -17,15 +17,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench import backlog, generate, importing, machine, peers, product, report, scale, sinks
+from bench import backlog, generate, importing, lists, machine, peers, product, report, scale, sinks
 from bench import deployment as deployments
 from bench.deployment import deployed, temporary
 from bench.machine import ROOT, Usage
 from bench.modes import MODES, Mode, Series
 
-OTHERS = ("import", "fan-out")
+OTHERS = ("import", "fan-out", "lists")
 QUICK_RECIPIENTS, STATEMENT_RECIPIENTS = 5_000, 5_000
 IMPORT_ROWS, FAN_OUT_ROWS = 1_000_000, 200_000
+#: rows of each list whose truth is known; a further run is another list
+LIST_ROWS = 50_000
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,6 +131,10 @@ def _usual(options: argparse.Namespace, results: dict[str, Any]) -> None:
     ):
         if name in wanted:
             results[name] = _repeated(name, run, rows, options.runs, stamp)
+    if "lists" in wanted:
+        results["lists"] = _lists(
+            min(options.recipients, LIST_ROWS) if options.quick else LIST_ROWS, options.runs, stamp
+        )
 
 
 def measure(
@@ -163,6 +169,19 @@ def _repeated(
         series.add(run(rows))
         say(f"{name} {number}/{runs}: {next(iter(series.runs.values()))[-1]:,.0f}/s")
     return {"name": name, "words": f"{runs} runs of {rows:,}", "stamp": stamp, "figures": series.runs}
+
+
+def _lists(rows: int, runs: int, stamp: dict[str, str]) -> dict[str, Any]:
+    series = Series()
+    kinds: dict[str, int] = {}
+    for seed in range(1, runs + 1):
+        measured = lists.run(rows, seed)
+        series.add({name: measured[name] for name in lists.FIGURES})
+        for kind, times in (measured["wrong_by_kind"] | measured["missed_by_kind"]).items():
+            kinds[kind] = kinds.get(kind, 0) + times
+        say(f"lists {seed}/{runs}: precision {measured['precision']:.4%}, recall {measured['recall']:.4%}")
+    words = f"{runs} made-up lists of {rows:,} rows, as messy as real ones, whose truth is known"
+    return {"name": "lists", "words": words, "stamp": stamp, "figures": series.runs, "kinds": kinds}
 
 
 def fan_out(patients: int) -> dict[str, float]:

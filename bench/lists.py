@@ -27,6 +27,11 @@ from notifier.importers import open_list
 from notifier.judging import Judged, Setting, own_keys
 
 TODAY = date(2026, 11, 25)
+#: what is kept of a run as a figure
+FIGURES = (
+    "precision", "recall", "wrong_per_1000", "missed_per_1000", "contacts_taken", "contacts_usable",
+    "judge_us_cpu",
+)  # fmt: skip
 PRACTICE = ("01 99 00 00 01", "06 39 98 99 99", "cabinet.exemple@example.org")
 SURNAMES = "Dupont Durand Lefèvre Moreau Garnier d'Artois De-La-Tour O'Brien Núñez Étournaud Le-Goff Silva".split()  # noqa: SIM905 - read as a row
 FIRST_NAMES = "Marie Jean Hélène Pierre-Yves Françoise Éric Zoë Aïcha Loïc Anne-Marie José Ana".split()  # noqa: SIM905 - read as a row
@@ -281,6 +286,8 @@ def run(rows: int = 20_000, seed: int = 1) -> dict[str, Any]:
         "contacts_usable": usable,
         "precision": right / accepted,
         "recall": right / usable,
+        "wrong_per_1000": (accepted - right) / accepted * 1000,
+        "missed_per_1000": (usable - right) / usable * 1000,
         "wrong_by_kind": dict(wrong),
         "missed_by_kind": dict(missed),
         "judge_us_cpu": cpu / rows / 2 * 1e6,

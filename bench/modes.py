@@ -138,6 +138,8 @@ def _targets() -> tuple[Target, ...]:
         *found,
         Target("import, one process", "import.rows_per_s", 20_000, "rows/s"),
         Target("import: its memory at 1,000,000 rows", "import.peak_mb_at_1000000", 300, "MB", False),
+        Target("lists: contacts taken that are not the person's", "lists.wrong_per_1000", 0, "per 1,000", False),
+        Target("lists: usable contacts that are missed", "lists.missed_per_1000", 5, "per 1,000", False),
         Target("fan-out of an approved campaign", "fan-out.deliveries_per_s", 200_000, "deliveries/s"),
         Target("start to first message, alone", "email.first_message_s", 2, "s", False),
         Target("start to first message, 1,500 campaigns at once", "scale.slowest_first_s", 10, "s", False),

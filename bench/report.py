@@ -59,6 +59,8 @@ def page(results: Mapping[str, Any]) -> str:
     for name, title in (("import", "Import"), ("fan-out", "Fan-out")):
         if name in results:
             parts.append(f"## {title}\n\n{_stamp(results[name])}\n\n{_table(results[name]['figures'])}")
+    if "lists" in results:
+        parts.append(_lists(results["lists"]))
     if "scale" in results:
         parts.append(_scale(results["scale"]))
     if "backlog" in results:
@@ -95,7 +97,7 @@ def _preface(results: Mapping[str, Any]) -> str:
 
 
 def _sections(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    named = [results[name] for name in ("import", "fan-out", "scale", "backlog") if name in results]
+    named = [results[name] for name in ("import", "fan-out", "lists", "scale", "backlog") if name in results]
     return [*results.get("modes", {}).values(), *named]
 
 
@@ -197,6 +199,28 @@ def _statements(found: Iterable[Mapping[str, Any]]) -> list[str]:
         for one in found
     ]
     return lines
+
+
+def _lists(section: Mapping[str, Any]) -> str:
+    """Shares with as many digits as tell one wrong contact from none."""
+    figures = section["figures"]
+    lines = ["## Contacts of lists", "", _stamp(section), "", "| figure | median | runs |", "| --- | ---: | --- |"]
+    for name, words in (
+        ("precision", "precision: of the contacts taken, the person's own"),
+        ("recall", "recall: of the contacts usable without asking, taken"),
+    ):
+        runs = ", ".join(f"{value:.4%}" for value in figures[name])
+        lines.append(f"| {words} | {_median(figures[name]):.4%} | {runs} |")
+    for name, words in (
+        ("contacts_taken", "contacts taken"),
+        ("contacts_usable", "contacts usable"),
+        ("judge_us_cpu", "reading and judging a row, µs of CPU"),
+    ):
+        lines.append(f"| {words} | {number(_median(figures[name]))} | {_runs(figures[name])} |")
+    if section["kinds"]:
+        named = ", ".join(f"{kind} ({times})" for kind, times in sorted(section["kinds"].items()))
+        lines += ["", f"Kinds of cells in rows where something was wrong or missed: {named}."]
+    return "\n".join(lines)
 
 
 def _scale(section: Mapping[str, Any]) -> str:

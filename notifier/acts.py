@@ -6,12 +6,13 @@ module is the one place above them. Every function works in the transaction its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from notifier import approving, composing, controlling, fanout, importing, profiles, store
@@ -111,18 +112,26 @@ def import_list(
     actor: str,
     now: datetime,
     progress: Callable[[int], None] | None = None,
+    filename: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    sheet: str | None = None,
+    dead_domains: Collection[str] = (),
 ) -> ListFile:
-    """Imports a doctor's list; a new file voids an approval, because the approver did not see it.
+    """Imports a doctor's list, before or after the start; the same file again changes nothing.
 
-    Raises ListError for a file that cannot be used, ConflictError once sending has begun.
+    Before the start a new file voids an approval, because the approver did not see it. After it, sending goes on:
+    whom the list adds is sent the approved text, what it takes away is no longer sent to, and nobody who was told
+    is told again; a completed campaign goes on sending if somebody new is on the way. All of that or nothing.
+
+    `filename`, `mapping`, `sheet` and `dead_domains` are for `importing.import_list`. Raises NotFoundError,
+    ListError for a file that cannot be used, ConflictError for a campaign that was cancelled, or if somebody
+    needs a text that was not approved.
     """
-    campaign = controlling.locked(session, campaign_id)
+    campaign = session.get(Campaign, campaign_id, populate_existing=True)
+    if campaign is None:
+        raise NotFoundError(f"There is no campaign {campaign_id}.")
     doctor = session.get_one(Doctor, campaign.doctor_id)
-    if campaign.state not in (State.DRAFT, State.READY, State.APPROVED):
-        raise ConflictError(
-            f"Campaign {campaign_id} is {campaign.state}: its list can change only before it is started."
-        )
-    known = {list_file.id for list_file in session.query(ListFile).filter_by(campaign_id=campaign_id)}
+    known = set(session.scalars(select(ListFile.id).where(ListFile.campaign_id == campaign_id)))
     list_file = importing.import_list(
         session,
         campaign,
@@ -133,14 +142,41 @@ def import_list(
         now=now,
         expected_doctor=(doctor.reference, doctor.name),
         own_contacts=(doctor.phone, doctor.email),
+        dead_domains=dead_domains,
         max_bytes=settings.max_list_bytes,
         progress=progress,
+        filename=filename,
+        mapping=mapping,
+        sheet=sheet,
     )
-    if list_file.id not in known:
+    if list_file.id in known:
+        return list_file
+    session.refresh(campaign)
+    counts = {"rows": list_file.rows, "accepted": list_file.accepted, "refused": list_file.refused}
+    if campaign.started_at is None:
         approving.void_approval(session, campaign, actor=actor, reason="the list changed")
-        counts = {"rows": list_file.rows, "accepted": list_file.accepted, "refused": list_file.refused}
-        store.record(session, actor, "campaign.import", f"campaign:{campaign_id}", campaign.doctor_id, counts)
+    else:
+        _check_frozen(session, settings, campaign, list_file)
+        counts |= fanout.extend_all(session, campaign_id, now=now, list_id=list_file.id).counts()
+    store.record(session, actor, "campaign.import", f"campaign:{campaign_id}", campaign.doctor_id, counts)
     return list_file
+
+
+def _check_frozen(session: Session, settings: Settings, campaign: Campaign, list_file: ListFile) -> None:
+    """Raises ConflictError if somebody whom the list adds or changes needs a text that was not approved."""
+    profile = profiles.load(session.get_one(Incident, campaign.incident_id).profile, settings.config_dir)
+    frozen = approving.load_frozen(session, campaign)
+    needed = {
+        (channel, profile.language_for(language), variant)
+        for channel, language, variant in fanout.texts_needed(session, campaign.id, list_file.id)
+    }
+    if lacking := needed - set(frozen):
+        named = ", ".join(f"{language} × {variant} × {channel}" for channel, language, variant in sorted(lacking))
+        raise ConflictError(
+            f"Campaign {campaign.id}: patients of this list need a text that was not approved before the start "
+            f"(language × variant × channel): {named}. Nothing was saved. Hand in the list without these "
+            "patients, or with a language that was approved, and tell these patients by letter."
+        )
 
 
 def draft(session: Session, settings: Settings, campaign_id: int) -> Draft:

@@ -22,9 +22,9 @@ from notifier.notices import (
     Frozen,
     Gap,
     Key,
+    Stored,
+    approved,
     check_complete,
-    combined_digest,
-    digest,
     digest_of,
     hash_of,
 )
@@ -142,23 +142,14 @@ def load_frozen(session: Session, campaign: models.Campaign) -> dict[Key, tuple[
 
     Raises ConflictError if nothing is approved, or if any text, or the set of them, is not what was approved.
     """
-    if campaign.notice_hash is None:
-        raise ConflictError(f"Campaign {campaign.id} has no approved text.")
     version = _newest_version(session, campaign.id)
-    rows = session.scalars(
-        select(models.Notice).where(models.Notice.campaign_id == campaign.id, models.Notice.version == version)
-    ).all()
-    digests: dict[Key, bytes] = {}
-    frozen: dict[Key, tuple[int, Frozen]] = {}
-    for row in rows:
-        key: Key = (Channel(row.channel), row.language, Variant(row.variant))
-        digests[key] = digest(row.channel, row.language, row.variant, row.subject, row.text, row.html)
-        if digests[key] != row.sha256:
-            raise _altered(campaign.id, f"notice {row.id} ({'/'.join(key)})")
-        frozen[key] = (row.id, Frozen(row.subject, row.text, row.html))
-    if combined_digest(digests) != campaign.notice_hash:
-        raise _altered(campaign.id, "the set of notices")
-    return frozen
+    rows = session.execute(
+        select(*(getattr(models.Notice, column) for column in Stored._fields)).where(
+            models.Notice.campaign_id == campaign.id, models.Notice.version == version
+        )
+    )
+    texts = approved(campaign.id, (Stored(*row) for row in rows), campaign.notice_hash)
+    return {key: (row.id, Frozen(row.subject, row.text, row.html)) for key, row in texts.items()}
 
 
 def _lock(session: Session, campaign: models.Campaign) -> None:
@@ -207,10 +198,3 @@ def _row(notice: DraftNotice, campaign: models.Campaign, version: int, now: date
 
 def _record(session: Session, campaign: models.Campaign, actor: str, action: str, **detail: object) -> None:
     store.record(session, actor, action, f"campaign:{campaign.id}", campaign.doctor_id, detail)
-
-
-def _altered(campaign_id: int, what: str) -> ConflictError:
-    return ConflictError(
-        f"Campaign {campaign_id}: {what} is not what was approved. Nothing of it is sent; "
-        "cancel the campaign and find out who changed the database."
-    )

@@ -14,7 +14,7 @@ from notifier.addresses import unaccented
 from notifier.errors import ListError
 from notifier.importers import MAX_BYTES, Column, Limits, RawList, RawRow, open_list
 from notifier.judging import Judged, RowReason, Setting, judge, own_keys
-from notifier.matching import MOST_SHARING, People, Person, Said, Seen
+from notifier.matching import MOST_SHARING, People, Person, Placed, Said, Seen
 from notifier.states import Channel
 
 #: after so many rows, `progress` is told
@@ -147,12 +147,44 @@ class Totals:
         self.minors += today is not None and person.identity.is_minor(today)
 
 
+class Pair(NamedTuple):
+    """Two rows that may be one person's; kept as two."""
+
+    row: int
+    #: the first row of the other person
+    other: int
+    reason: RowReason
+
+
 class Checked(NamedTuple):
     """One row as it was read, what was made of it, and where it ends."""
 
     raw: RawRow
     judged: Judged
     place: Literal["accepted", "merged", "refused"]
+    #: the row with earlier ones
+    pairs: tuple[Pair, ...] = ()
+
+
+class _Twins:
+    """Who was placed under each key, to name the other row of a doubtful pair."""
+
+    def __init__(self) -> None:
+        self._people: dict[Hashable, list[Person]] = {}
+
+    def add(self, placed: Placed, said: Said) -> None:
+        for key in said.keys.present():
+            people = self._people.setdefault(key, [])
+            if len(people) < MOST_SHARING and not any(person is placed.person for person in people):
+                people.append(placed.person)
+
+    def pairs(self, placed: Placed, said: Said) -> Iterator[Pair]:
+        for _, reason in placed.doubts:
+            keys = (said.keys.id,) if reason is RowReason.SAME_ID else (said.keys.name, said.keys.national)
+            for person in (person for key in keys for person in self._people.get(key, ())):
+                if person is not placed.person:
+                    yield Pair(said.row, person.rows[0], reason)
+                    break
 
 
 def check_rows(reader: RawList, setting: Setting, totals: Totals) -> Iterator[Checked]:
@@ -165,14 +197,14 @@ def check_rows(reader: RawList, setting: Setting, totals: Totals) -> Iterator[Ch
     for judged in rows_of(reader, setting):
         crowds.add(judged)
         repeated.add(judged)
-    people = People(reader.meanings)
+    people, twins = People(reader.meanings), _Twins()
     for raw in reader:
         judged = judge(raw, setting)
         drop_crowded(judged, crowds)
-        place = _place(judged, people, repeated, totals, setting.today)
+        place, pairs = _place(judged, people, twins, repeated, totals, setting.today)
         totals.rows += 1
         setattr(totals, place, getattr(totals, place) + 1)
-        yield Checked(raw, judged, place)
+        yield Checked(raw, judged, place, pairs)
     for person in people:
         totals.add(person, setting.today)
 
@@ -210,7 +242,8 @@ def check_list(
         setting = Setting(
             region, today, reader.names_people, own_keys(own_contacts, region), frozenset(dead_domains)
         )
-        for _, judged, _ in check_rows(reader, setting, totals):
+        for checked in check_rows(reader, setting, totals):
+            judged = checked.judged
             for problem in judged.problems:
                 named = {"row": judged.row, "column": problem.column, "reason": problem.reason}
                 problems.append(named)
@@ -240,18 +273,20 @@ def check_list(
 
 
 def _place(
-    judged: Judged, people: People, repeated: _Repeated, totals: Totals, today: date | None
-) -> Literal["accepted", "merged", "refused"]:
+    judged: Judged, people: People, twins: _Twins, repeated: _Repeated, totals: Totals, today: date | None
+) -> tuple[Literal["accepted", "merged", "refused"], tuple[Pair, ...]]:
     if judged.keys.first is None:
-        return "refused"
+        return "refused", ()
     said = Said.of(judged)
     if not repeated.has(judged):
         totals.add(Person.new(judged.keys.first, said), today)
-        return "accepted"
+        return "accepted", ()
     placed = people.place(said)
     for column, reason in placed.doubts:
         judged.doubt(column, reason)
-    return "accepted" if placed.is_new else "merged"
+    pairs = tuple(twins.pairs(placed, said))
+    twins.add(placed, said)
+    return "accepted" if placed.is_new else "merged", pairs
 
 
 def drop_crowded(judged: Judged, crowds: Crowds) -> None:

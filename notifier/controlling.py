@@ -75,12 +75,12 @@ def pause(session: Session, campaign_id: int, *, actor: str, reason: str) -> Cam
     return _move(session, campaign_id, State.PAUSED, actor, "campaign.pause", _reason(reason))
 
 
-def resume(session: Session, campaign_id: int, *, actor: str) -> Campaign:
-    """Goes on where it stopped; nobody who was told is told again."""
+def resume(session: Session, campaign_id: int, *, actor: str, reason: str | None = None) -> Campaign:
+    """Goes on where it stopped; nobody who was told is told again. A reason is for the journal alone."""
     campaign = locked(session, campaign_id)
     if campaign.state != State.PAUSED:
         raise ConflictError(f"Campaign {campaign_id} is {campaign.state}; only a paused campaign can be resumed.")
-    resumed = _move(session, campaign_id, State.SENDING, actor, "campaign.resume", None)
+    resumed = _move(session, campaign_id, State.SENDING, actor, "campaign.resume", None, said=reason)
     session.execute(_BOUNCES_FROM_HERE, {"campaign_id": campaign_id})
     return resumed
 
@@ -420,7 +420,7 @@ def hold(
     store.record(session, actor, "hold.set", scope, detail={"reason": reason})
 
 
-def lift(session: Session, scope: str, *, actor: str) -> None:
+def lift(session: Session, scope: str, *, actor: str, reason: str | None = None) -> None:
     """Lets a scope go on, and closes the breaker of a provider or of a group of receivers.
 
     Raises NotFoundError if nothing stops it.
@@ -431,11 +431,18 @@ def lift(session: Session, scope: str, *, actor: str) -> None:
         session.delete(held)
     elif not was_open:
         raise NotFoundError(f"{scope} is not on hold.")
-    store.record(session, actor, "hold.lift", scope)
+    store.record(session, actor, "hold.lift", scope, detail={"reason": _reason(reason)} if reason else None)
 
 
 def _move(
-    session: Session, campaign_id: int, target: State, actor: str, action: str, reason: str | None
+    session: Session,
+    campaign_id: int,
+    target: State,
+    actor: str,
+    action: str,
+    reason: str | None,
+    *,
+    said: str | None = None,
 ) -> Campaign:
     campaign = locked(session, campaign_id)
     check_move(State(campaign.state), target)
@@ -445,7 +452,8 @@ def _move(
     session.flush()
     if target is State.SENDING:
         session.execute(store.WAKE)
-    store.record(session, actor, action, f"campaign:{campaign_id}", campaign.doctor_id, {"reason": reason})
+    detail = {"reason": _reason(said) if said else reason}
+    store.record(session, actor, action, f"campaign:{campaign_id}", campaign.doctor_id, detail)
     return campaign
 
 

@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
-from notifier import store
+from notifier import reaching, store
 from notifier.profiles import Profile
-from notifier.states import Campaign, Channel, Delivery, Outcome, Unreached, sources
+from notifier.reaching import INFORMED_MEANWHILE
+from notifier.states import Campaign, Channel, Delivery, Outcome, sources
 
 _ONE_AT_A_TIME = 7302
 
@@ -105,7 +106,7 @@ _UNCERTAIN = text(
     UPDATE delivery d
     SET state = CASE WHEN due.is_over OR due.is_needless THEN '{Delivery.CANCELLED}'
                      WHEN d.possibly_twice THEN '{Delivery.FAILED}' ELSE '{Delivery.PENDING}' END,
-        reason = CASE WHEN due.is_needless THEN 'informed_meanwhile'
+        reason = CASE WHEN due.is_needless THEN '{INFORMED_MEANWHILE}'
                       WHEN d.possibly_twice THEN 'uncertain_twice' ELSE d.reason END,
         possibly_twice = d.possibly_twice OR NOT (due.is_over OR due.is_needless),
         due_at = CASE WHEN due.is_needless THEN NULL ELSE CAST(:now AS timestamptz) END
@@ -170,112 +171,13 @@ _OPEN = f"""
 """
 
 
-def _needless(delivery: str) -> str:
-    """Cancelled because an earlier message had told everybody; needed after all if that one fails later."""
-    reason = f"coalesce({delivery}.reason, '')"
-    return f"({delivery}.state = '{Delivery.CANCELLED}' AND {reason} = 'informed_meanwhile')"
-
-
-#: The next contact not tried yet for each of them. An SMS that already went to this number in a variant that
-#: covers the person serves them too; it is then due here again, so that its result counts for them.
-_NEXT = text(
-    f"""
-    WITH people AS MATERIALIZED ({_OPEN}),
-    next AS MATERIALIZED (
-        SELECT DISTINCT ON (p.id) p.*, k.id AS contact_id, k.channel,
-               CASE WHEN k.channel = '{Channel.EMAIL}' THEN p.id END AS addressee_id
-        FROM people p
-        JOIN campaign c ON c.id = p.campaign_id AND c.state <> '{Campaign.CANCELLED}'
-        JOIN patient_contact pc ON pc.patient_id = p.id
-        JOIN contact k ON k.id = pc.contact_id AND k.channel = ANY(c.plan)
-        WHERE NOT EXISTS (
-            SELECT FROM delivery_patient dp2 JOIN delivery d2 ON d2.id = dp2.delivery_id
-            WHERE dp2.patient_id = p.id AND d2.contact_id = k.id AND NOT {_needless("d2")}
-        )
-        ORDER BY p.id, array_position(c.plan, k.channel), pc.rank
-    ), existing AS MATERIALIZED (
-        SELECT next.id AS patient_id, min(d.id) AS delivery_id
-        FROM next JOIN delivery d
-          ON d.contact_id = next.contact_id AND d.addressee_id IS NULL AND next.addressee_id IS NULL
-         AND d.variant IN (next.variant, 'comment') AND NOT {_needless("d")}
-        GROUP BY next.id
-    ), revived AS (
-        UPDATE delivery d SET state = '{Delivery.PENDING}', due_at = CAST(:now AS timestamptz), reason = NULL
-        FROM next
-        WHERE d.contact_id = next.contact_id AND d.addressee_id IS NOT DISTINCT FROM next.addressee_id
-          AND d.variant IN (next.variant, 'comment') AND {_needless("d")}
-        RETURNING d.id, d.contact_id, d.addressee_id
-    ), again_for AS MATERIALIZED (
-        SELECT next.id AS patient_id, min(revived.id) AS delivery_id
-        FROM next JOIN revived
-          ON revived.contact_id = next.contact_id
-         AND revived.addressee_id IS NOT DISTINCT FROM next.addressee_id
-        GROUP BY next.id
-    ), made AS (
-        INSERT INTO delivery (campaign_id, doctor_id, contact_id, addressee_id, channel, language, variant, due_at)
-        SELECT campaign_id, min(doctor_id), contact_id, addressee_id, channel,
-               (array_agg(language ORDER BY id))[1], max_variant, CAST(:now AS timestamptz)
-        FROM (
-            SELECT next.*,
-                   CASE WHEN bool_or(variant = 'comment') OVER (PARTITION BY contact_id, addressee_id)
-                        THEN 'comment' ELSE 'standard' END AS max_variant
-            FROM next
-            WHERE id NOT IN (SELECT patient_id FROM existing) AND id NOT IN (SELECT patient_id FROM again_for)
-        ) fresh
-        GROUP BY campaign_id, contact_id, addressee_id, channel, max_variant
-        ON CONFLICT DO NOTHING
-        RETURNING id, contact_id, addressee_id
-    ), linked AS (
-        INSERT INTO delivery_patient (delivery_id, patient_id, doctor_id)
-        SELECT made.id, next.id, next.doctor_id
-        FROM made JOIN next
-          ON next.contact_id = made.contact_id AND next.addressee_id IS NOT DISTINCT FROM made.addressee_id
-        WHERE next.id NOT IN (SELECT patient_id FROM existing)
-          AND next.id NOT IN (SELECT patient_id FROM again_for)
-        UNION ALL
-        SELECT known.delivery_id, next.id, next.doctor_id
-        FROM (SELECT * FROM existing UNION ALL SELECT * FROM again_for) known
-        JOIN next ON next.id = known.patient_id
-        ON CONFLICT DO NOTHING
-        RETURNING delivery_id, patient_id
-    ), again AS (
-        -- later than now, so that this round does not call it done
-        UPDATE delivery d SET due_at = CAST(:now AS timestamptz) + interval '1 millisecond'
-        WHERE d.id IN (SELECT delivery_id FROM existing)
-          AND d.state IN ('{Delivery.DELIVERED}', '{Delivery.FAILED}', '{Delivery.QUARANTINED}')
-    ), moved AS (
-        UPDATE patient p SET outcome = '{Outcome.ON_THE_WAY}', outcome_reason = NULL, outcome_at = :now
-        WHERE p.id IN (SELECT patient_id FROM linked UNION ALL SELECT patient_id FROM again_for)
-          AND p.outcome = ANY(:to_on_the_way)
-    )
-    SELECT patient_id FROM linked UNION SELECT patient_id FROM again_for
-    """
-)
-
-_GIVE_UP = text(
-    f"""
-    WITH people AS MATERIALIZED ({_OPEN}),
-    lost AS (
-        SELECT p.id,
-               CASE WHEN c.state = '{Campaign.CANCELLED}' THEN '{Unreached.CANCELLED}'
-                    WHEN EXISTS (
-                        SELECT FROM delivery_patient dp2 JOIN delivery d2 ON d2.id = dp2.delivery_id
-                        WHERE dp2.patient_id = p.id AND d2.state = '{Delivery.QUARANTINED}'
-                    ) THEN '{Unreached.QUARANTINED}'
-                    ELSE '{Unreached.ALL_FAILED}' END AS reason
-        FROM people p JOIN campaign c ON c.id = p.campaign_id
-    )
-    UPDATE patient p SET outcome = '{Outcome.UNREACHED}', outcome_reason = lost.reason, outcome_at = :now
-    FROM lost
-    WHERE p.id = lost.id AND p.outcome = ANY(:to_unreached) AND p.id <> ALL(CAST(:moved AS bigint[]))
-    RETURNING p.id
-    """
-)
+_NEXT = text(reaching.next_contact(_OPEN))
+_GIVE_UP = text(reaching.give_up(_OPEN))
 
 #: A further message nobody needs any more: all it is for have been told meanwhile by an earlier one.
 _NEEDLESS = text(
     f"""
-    UPDATE delivery d SET state = '{Delivery.CANCELLED}', due_at = NULL, reason = 'informed_meanwhile'
+    UPDATE delivery d SET state = '{Delivery.CANCELLED}', due_at = NULL, reason = '{INFORMED_MEANWHILE}'
     FROM (
         SELECT d2.id FROM delivery d2
         WHERE d2.state IN ('{Delivery.PENDING}', '{Delivery.UNKNOWN}') AND d2.id IN (

@@ -8,6 +8,7 @@ they could be, and become one with them or new. So memory stays bounded, and a r
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -28,8 +29,9 @@ from notifier.errors import ConflictError, ListError
 from notifier.importers import MAX_BYTES, Column, Limits, RawList, open_list
 from notifier.judging import WORDS, Identity, Judged, RowReason, Setting, own_keys
 from notifier.matching import MOST_SHARING, Contact, Keys, People, Person, Said, Seen
+from notifier.reaching import is_set_aside
 from notifier.sealing import BLIND_BYTES, DataKey
-from notifier.states import Channel, Exclusion, Outcome, Unreached
+from notifier.states import Channel, Delivery, Exclusion, Outcome, Unreached
 
 __all__ = ["WORDS", "Difference", "Identity", "RowReason", "check_list", "compare_list", "import_list"]
 
@@ -83,10 +85,14 @@ class Difference:
     unchanged: int = 0
     #: of those named again: already told, and not told again whatever the list changes
     informed: int = 0
+    #: of those named again: to be told or being told, before this list as after it unless it excludes them
+    on_the_way: int = 0
     #: people to be told who were not before: new ones, and those whom a new contact makes reachable
     due: int = 0
-    #: people of earlier lists whom this one does not name; nothing changes for them
+    #: people of earlier lists whom this one does not name; nothing changes for them: they stay, and are told
     gone: int = 0
+    #: of these: to be told or being told
+    gone_on_the_way: int = 0
     new_rows: list[int] = field(default_factory=list)
     changed_rows: list[Changed] = field(default_factory=list)
     #: patients, by id
@@ -261,7 +267,9 @@ def _import(
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETTLING})
     saving.finish()
     if has_started:
-        _lock_started(session, campaign.id)
+        # Without a lock: who cancels would wait for our patients, and we for the campaign. Should it happen from
+        # here to the commit, `fallback.settle` stops what a cancelled campaign still has to send.
+        _check_open(session.scalar(select(models.Campaign.state).where(models.Campaign.id == campaign.id)))
     list_file.rows, list_file.refused, list_file.accepted = difference.rows, difference.refused, difference.new
     list_file.merged = difference.rows - difference.refused - difference.new
     session.flush()
@@ -270,22 +278,21 @@ def _import(
 
 def _lock(session: Session, campaign_id: int) -> bool:
     """Whether sending has begun. Until then the campaign is locked, so that nobody approves half a list; after
-    it only other imports wait, so that a pause need not."""
+    it only other imports wait, so that neither a pause nor a receipt need."""
     session.execute(
         text("SELECT pg_advisory_xact_lock(:key, :id)"), {"key": _ONE_IMPORT, "id": campaign_id % 2**31}
     )
     query = select(models.Campaign.state, models.Campaign.started_at).where(models.Campaign.id == campaign_id)
     state, started_at = session.execute(query).one()
     if started_at is None:
+        savepoint = session.begin_nested()
         state, started_at = session.execute(query.with_for_update()).one()
+        if started_at is None:
+            savepoint.commit()
+        else:
+            savepoint.rollback()  # and with it the lock
     _check_open(state)
     return started_at is not None
-
-
-def _lock_started(session: Session, campaign_id: int) -> None:
-    _check_open(
-        session.scalar(select(models.Campaign.state).where(models.Campaign.id == campaign_id).with_for_update())
-    )
 
 
 def _check_open(state: str | None) -> None:
@@ -355,13 +362,13 @@ _TABLES = """
 _INSERT_FRESH = """
     WITH made AS (
         INSERT INTO patient (
-            campaign_id, doctor_id, list_file_id, listed_in, row, merged, person_blind, id_blind,
+            campaign_id, doctor_id, list_file_id, listed_in, changed_in, row, merged, person_blind, id_blind,
             national_blind, name_blind, identity_sealed, has_postal, is_minor, language, variant,
             comment_sensitive, affected, outcome, outcome_reason, outcome_at
         )
-        SELECT %(campaign_id)s, %(doctor_id)s, %(list_file_id)s, %(list_file_id)s, row, rows - 1, person, id_key,
-            national, name, identity, has_postal, is_minor, language, variant, sensitive, affected, outcome,
-            reason, CASE WHEN outcome <> 'on_the_way' THEN %(now)s::timestamptz END
+        SELECT %(campaign_id)s, %(doctor_id)s, %(list_file_id)s, %(list_file_id)s, %(list_file_id)s, row, rows - 1,
+            person, id_key, national, name, identity, has_postal, is_minor, language, variant, sensitive, affected,
+            outcome, reason, CASE WHEN outcome <> 'on_the_way' THEN %(now)s::timestamptz END
         FROM fresh_person
         RETURNING id, row
     )
@@ -430,21 +437,36 @@ _CANDIDATES = """
     ORDER BY p.id
 """
 
+#: what was sent or made for this patient, if there is any such
+_MADE = """
+    EXISTS (
+        SELECT FROM delivery_patient dp JOIN delivery d ON d.id = dp.delivery_id
+        WHERE dp.patient_id = p.id AND {such}
+    )
+"""
 #: a contact of this patient that no delivery went to
-_UNTRIED = """
+_UNTRIED = f"""
     EXISTS (
         SELECT FROM patient_contact k
         WHERE k.patient_id = p.id AND NOT EXISTS (
             SELECT FROM delivery_patient dp JOIN delivery d ON d.id = dp.delivery_id
-            WHERE dp.patient_id = p.id AND d.contact_id = k.contact_id
+            WHERE dp.patient_id = p.id AND d.contact_id = k.contact_id AND NOT {is_set_aside("d")}
         )
     )
-"""
+"""  # noqa: S608 - put together from constants
+_TOLD = _MADE.format(
+    such=f"(d.state = '{Delivery.DELIVERED}' OR (d.state = '{Delivery.ACCEPTED}' AND d.due_at IS NULL))"
+)
+_AT_WORK = _MADE.format(
+    such=f"d.state IN ('{Delivery.PENDING}', '{Delivery.SENDING}', '{Delivery.UNKNOWN}', '{Delivery.ACCEPTED}', "
+    f"'{Delivery.DELIVERED}')"
+)
 _LINKED = "EXISTS (SELECT FROM patient_contact k WHERE k.patient_id = p.id)"
-#: who was told stays told; what another act than a list has excluded stays so
+#: Who was told stays told; what another act than a list has excluded stays so. Once sending has begun, whoever has
+#: a message at work is on the way: `fanout.extend` looks at what becomes of it.
 _UPDATE_NAMED = f"""
     UPDATE patient p
-    SET merged = p.merged + n.rows, listed_in = %(list_file_id)s,
+    SET merged = p.merged + n.rows, listed_in = %(list_file_id)s, changed_in = %(list_file_id)s,
         id_blind = coalesce(p.id_blind, n.id_key),
         national_blind = coalesce(n.national, p.national_blind), name_blind = coalesce(n.name, p.name_blind),
         identity_sealed = n.identity, has_postal = n.has_postal, is_minor = n.is_minor, language = n.language,
@@ -461,15 +483,19 @@ _UPDATE_NAMED = f"""
                 (3, p.outcome, p.outcome_reason,
                     p.outcome = '{Outcome.EXCLUDED}' AND NOT p.outcome_reason = ANY(%(exclusions)s)),
                 (4, '{Outcome.ON_THE_WAY}', NULL, p.outcome = '{Outcome.ON_THE_WAY}' AND {_LINKED}),
-                (5, '{Outcome.ON_THE_WAY}', NULL, CASE WHEN %(has_started)s THEN {_UNTRIED} ELSE {_LINKED} END),
-                (6, '{Outcome.UNREACHED}', CASE WHEN p.outcome = '{Outcome.UNREACHED}' AND {_LINKED}
-                    THEN p.outcome_reason ELSE '{Unreached.NO_CONTACT}' END, true)
+                (5, '{Outcome.ON_THE_WAY}', NULL, %(has_started)s AND p.outcome <> '{Outcome.UNREACHED}'
+                    AND {_AT_WORK}),
+                (6, '{Outcome.ON_THE_WAY}', NULL, CASE WHEN %(has_started)s THEN {_UNTRIED} ELSE {_LINKED} END),
+                (7, '{Outcome.UNREACHED}', CASE
+                    WHEN NOT {_LINKED} THEN '{Unreached.NO_CONTACT}'
+                    WHEN p.outcome = '{Outcome.UNREACHED}' THEN p.outcome_reason
+                    ELSE '{Unreached.ALL_FAILED}' END, true)
             ) AS choice (place, outcome, reason, applies)
             WHERE applies ORDER BY place LIMIT 1
         )
     FROM named_person n, patient old
     WHERE p.id = n.id AND n.is_changed AND old.id = p.id
-    RETURNING p.outcome = '{Outcome.ON_THE_WAY}' AND old.outcome <> '{Outcome.ON_THE_WAY}'
+    RETURNING p.outcome = '{Outcome.ON_THE_WAY}' AND old.outcome <> '{Outcome.ON_THE_WAY}' AND NOT {_TOLD}
 """  # noqa: S608 - put together from constants
 _UPDATE_UNCHANGED = """
     UPDATE patient p SET merged = p.merged + n.rows, listed_in = %(list_file_id)s
@@ -502,18 +528,20 @@ _DROP_CROWDS = f"""
     )
     INSERT INTO fresh_id SELECT DISTINCT id, 0 FROM parted
 """  # noqa: S608 - put together from constants
+_PARTED = "UPDATE patient p SET changed_in = %(list_file_id)s FROM fresh_id WHERE p.id = fresh_id.id"
 _UNREACH = f"""
     UPDATE patient p
     SET outcome = '{Outcome.UNREACHED}', outcome_reason = '{Unreached.NO_CONTACT}', outcome_at = %(now)s
     FROM fresh_id
-    WHERE p.id = fresh_id.id AND p.outcome = '{Outcome.ON_THE_WAY}' AND NOT {_LINKED}
+    WHERE p.id = fresh_id.id AND p.outcome = '{Outcome.ON_THE_WAY}' AND NOT {_LINKED} AND NOT {_AT_WORK}
 """  # noqa: S608 - put together from constants
 _INSERT_PROBLEMS = """
     INSERT INTO list_problem (list_file_id, doctor_id, row, "column", reason)
     SELECT %(list_file_id)s, %(doctor_id)s, row, "column", reason FROM staged_problem ORDER BY row
 """
 _GONE = """
-    SELECT id FROM patient WHERE campaign_id = %(campaign_id)s AND listed_in <> %(list_file_id)s ORDER BY id
+    SELECT id, outcome = 'on_the_way' FROM patient
+    WHERE campaign_id = %(campaign_id)s AND listed_in <> %(list_file_id)s ORDER BY id
 """
 
 
@@ -527,7 +555,7 @@ _CHANNEL_FIELDS = {channel: text_field(channel) for channel in Channel}
 _RANKS = [int2(rank) for rank in range(16)]
 #: a blind index, whose length is always the same
 _BLIND = raw(bytes(BLIND_BYTES))[:4]
-_ONE, _NO_ID = int4(1), raw(None)
+_ONE, _NONE = int4(1), raw(None)
 _MAX_RANK = 32767
 
 
@@ -562,6 +590,9 @@ class _Saving:
         self._seen, self._seen_contacts = Seen(), Seen()
         #: people of each contact that came again, but for its first
         self._sharing: dict[bytes, set[bytes]] = {}
+        #: contacts that surely are more people's than a household's: who had lost one before has not changed by
+        #: being named with it again
+        self._crowded: set[Hashable] = set()
         self._ids = ids._asdict() | {
             "exclusions": [
                 str(reason)
@@ -640,7 +671,7 @@ class _Saving:
         batch.rows.append(judged.row)
         outcome, reason = _outcome(judged.excluded, bool(judged.emails or judged.numbers))
         batch.people.append(
-            b"".join((_FRESH, row, _ONE, raw(_first(blinds)), _NO_ID, raw(blinds[1]), raw(blinds[2]), sealed))
+            b"".join((_FRESH, row, _ONE, raw(_first(blinds)), _NONE, raw(blinds[1]), raw(blinds[2]), sealed))
             + _facts(
                 judged.identity.has_postal,
                 judged.identity.is_minor(self._today),
@@ -700,46 +731,58 @@ class _Saving:
         if self._has_earlier or any(len(people) >= MOST_SHARING for people in self._sharing.values()):
             self._execute(_CROWDS)
             self._execute(_DROP_CROWDS)
+            self._execute(_PARTED)
             self._difference.due -= self._execute(_UNREACH)
         self._execute(_INSERT_PROBLEMS)
         if self._has_earlier:
-            gone = [row[0] for row in self._connection.execute(_GONE, self._ids)]
-            self._difference.gone, self._difference.gone_ids = len(gone), gone[: self._difference.most]
+            gone = self._connection.execute(_GONE, self._ids).fetchall()
+            difference = self._difference
+            difference.gone, difference.gone_on_the_way = len(gone), sum(row[1] for row in gone)
+            difference.gone_ids = [row[0] for row in gone[: difference.most]]
 
     def _resolve(self) -> None:
-        self._ids["crowded"] = list(self._crowded())
+        self._crowded = {blind for blind, people in self._sharing.items() if len(people) > MOST_SHARING}
+        self._ids["crowded"] = list(self._crowded)
         self._execute(_KNOWN_KEYS)
         self._connection.execute(_INDEXES)
         with self._connection.cursor(name="staged", binary=True) as cursor:
             cursor.execute(_STAGED)
             while rows := cursor.fetchmany(ROWS_AT_ONCE):
-                self._resolve_batch([self._said(row) for row in rows])
+                self._resolve_batch(rows)
 
     def _said(self, row: tuple[Any, ...]) -> Said:
         return Said(row[0], Keys(*row[1:6]), self._opened(row[6]), _unpacked(row[12]), *row[7:12])
 
     def _opened(self, sealed: bytes) -> Identity:
-        return Identity.from_json(self._data_key.open(sealed, IDENTITY_PURPOSE))
+        return Identity.from_json(self._plain(sealed))
 
-    def _resolve_batch(self, batch: list[Said]) -> None:
-        known = self._candidates(batch)
+    def _resolve_batch(self, rows: list[tuple[Any, ...]]) -> None:
+        candidates = self._candidates(rows)
+        same = self._same(rows, candidates)
+        taken = {id(row) for row in same.values()}
+        batch = [self._said(row) for row in rows if id(row) not in taken]
+        known = [self._known(row) for id_, row in candidates.items() if id_ not in same]
         people = People(self._columns, [one.person for one in known])
         problems: list[bytes] = []
         new: list[Person] = []
         whose: list[tuple[Said, Person]] = []
-        crowded = set(self._ids["crowded"])
         for said in batch:
-            said.contacts = [contact for contact in said.contacts if contact[1] not in crowded]
+            said.contacts = [contact for contact in said.contacts if contact[1] not in self._crowded]
             placed = people.place(said)
             problems += [_problem(said.row, column, reason) for column, reason in placed.doubts]
             whose.append((said, placed.person))
             if placed.is_new:
                 new.append(placed.person)
         copy(self._connection, "staged_problem", problems)
-        first, last = int(batch[0].row), int(batch[-1].row)
+        first, last = int(rows[0][0]), int(rows[-1][0])
         self._execute(_insert_contacts("staged_contact", f"row BETWEEN {first} AND {last}"))
         ids = self._insert_new(new)
-        self._update([one for one in known if one.person.rows], list(zip(ids, new, strict=True)))
+        named = [_named(id_, 1) for id_ in same]
+        outcomes = Counter(candidates[id_][9] for id_ in same)
+        self._difference.unchanged += len(same)
+        self._difference.informed += outcomes[Outcome.INFORMED]
+        self._difference.on_the_way += outcomes[Outcome.ON_THE_WAY]
+        self._update(named, [one for one in known if one.person.rows], list(zip(ids, new, strict=True)))
         self._know(whose, {id(one.person): one.id for one in known} | dict(zip(map(id, new), ids, strict=True)))
 
     def _know(self, whose: list[tuple[Said, Person]], ids: dict[int, int]) -> None:
@@ -747,15 +790,55 @@ class _Saving:
         keys = {(key, ids[id(person)]) for said, person in whose for key in (*said.keys.present(), person.key)}
         copy(self._connection, "known_key", [_KEY + _bytes(key) + int8(patient) for key, patient in keys])
 
-    def _crowded(self) -> set[bytes]:
-        """Contacts that surely are more people's than a household's: who had lost one before has not changed by
-        being named with it again."""
-        return {blind for blind, people in self._sharing.items() if len(people) > MOST_SHARING}
-
-    def _candidates(self, batch: list[Said]) -> list[_Known]:
-        keys = list({key for said in batch for key in said.keys if key is not None})
+    def _candidates(self, rows: list[tuple[Any, ...]]) -> dict[int, tuple[Any, ...]]:
+        """Everybody whom these rows could name, by id."""
+        keys = list({key for row in rows for key in row[1:6] if key is not None})
         found = self._connection.cursor(binary=True).execute(_CANDIDATES, (keys,)).fetchall()
-        return [self._known(row) for row in found]
+        return {row[0]: row for row in found}
+
+    def _same(
+        self, rows: list[tuple[Any, ...]], candidates: dict[int, tuple[Any, ...]]
+    ) -> dict[int, tuple[Any, ...]]:
+        """Rows that say again what is known of a patient, and that no other row of the batch and nobody else could
+        have to do with: most of a corrected list, settled at half the cost. By the patients' ids."""
+        counts = Counter(key for row in rows for key in row[1:5] if key is not None)
+        owners: dict[bytes, set[int]] = {}
+        for id_, known in candidates.items():
+            for key in known[1:5]:
+                if key is not None:
+                    owners.setdefault(key, set()).add(id_)
+        same: dict[int, tuple[Any, ...]] = {}
+        for row in rows:
+            keys = {key for key in row[1:5] if key is not None}
+            ids = set().union(*(owners.get(key, ()) for key in keys))
+            if len(ids) != 1:
+                continue
+            (id_,) = ids
+            known = candidates[id_]
+            # A further row may name the same patient by a key that this one lacks.
+            alone = all(counts[key] == (key in keys) for key in (*keys, *known[1:5]) if key is not None)
+            if alone and keys <= set(known[1:5]) and self._says_the_same(row, known):
+                same[id_] = row
+        return same
+
+    def _says_the_same(self, row: tuple[Any, ...], known: tuple[Any, ...]) -> bool:
+        sealed, language, comment, sensitive, is_deceased, affected, contacts = row[6:13]
+        was_deceased = known[9] == Outcome.EXCLUDED and known[10] == Exclusion.DECEASED
+        return bool(
+            known[12] != self._ids["list_file_id"]
+            and (contacts or b"") == (known[13] or b"")
+            and not (self._crowded and any(blind in self._crowded for _, blind in _unpacked(contacts)))
+            and language == known[6]
+            and (comment is None or comment == (known[7] == states.Variant.COMMENT))
+            and (sensitive is None or sensitive == known[8])
+            and (comment is not False or not known[8])
+            and is_deceased == was_deceased
+            and affected == known[11]
+            and self._plain(sealed) == self._plain(known[5])
+        )
+
+    def _plain(self, sealed: bytes) -> bytes:
+        return self._data_key.open(sealed, IDENTITY_PURPOSE)
 
     def _known(self, row: tuple[Any, ...]) -> _Known:
         id_, key, id_key, national, name, identity, language, variant, sensitive = row[:9]
@@ -810,14 +893,14 @@ class _Saving:
             person.affected,
         )
 
-    def _update(self, known: list[_Known], new: list[tuple[int, Person]]) -> None:
-        """Saves what the rows of a batch changed for people already there, and the contacts of new ones."""
-        named: list[bytes] = []
+    def _update(self, named: list[bytes], known: list[_Known], new: list[tuple[int, Person]]) -> None:
+        """Saves what the rows of a batch changed for people already there, and the contacts of new ones; `named`
+        holds those for whom nothing did."""
         links: list[bytes] = []
         for one in known:
             what = one.changes()
             self._count(one, what)
-            named.append(self._named(one, bool(what)))
+            named.append(self._changed(one.id, one.person) if what else _named(one.id, len(one.person.rows)))
             links += _links(one.id, one.person) if what else []
         for id_, person in new:
             links += _links(id_, person)
@@ -830,13 +913,10 @@ class _Saving:
         self._difference.due += sum(row[0] for row in updated)
         self._connection.execute("TRUNCATE named_person, named_link")
 
-    def _named(self, one: _Known, is_changed: bool) -> bytes:
-        person = one.person
-        head = _NAMED + int8(one.id) + int4(len(person.rows)) + boolean(is_changed)
-        if not is_changed:
-            return head + raw(None) * 11
+    def _changed(self, id_: int, person: Person) -> bytes:
         sealed = self._data_key.seal(person.identity.to_json(), IDENTITY_PURPOSE)
         keys = (_bytes(_own_id(person)), _bytes(person.national), _bytes(person.name))
+        head = _NAMED + int8(id_) + int4(len(person.rows)) + boolean(True)
         return b"".join((head, *keys, raw(sealed), self._facts_of(person), text_field(person.excluded)))
 
     def _count(self, one: _Known, what: tuple[str, ...]) -> None:
@@ -846,6 +926,7 @@ class _Saving:
             return
         difference.repeated += len(one.person.rows) - 1
         difference.informed += one.outcome == Outcome.INFORMED
+        difference.on_the_way += one.outcome == Outcome.ON_THE_WAY
         difference.unchanged += not what
         difference.changed += bool(what)
         if what and len(difference.changed_rows) < difference.most:
@@ -951,6 +1032,11 @@ def _staged(judged: Judged, row: bytes, blinds: list[bytes | None], sealed: byte
 def _problem(row: int, column: str, reason: str) -> bytes:
     # a header may hold anything, PostgreSQL's text no zero byte
     return _PROBLEM + int4(row) + text_field(column.replace("\0", "")) + text_field(reason)
+
+
+def _named(id_: int, rows: int) -> bytes:
+    """Somebody named again for whom nothing changes."""
+    return _NAMED + int8(id_) + int4(rows) + boolean(False) + _NONE * 11
 
 
 def _links(patient_id: int, person: Person) -> Iterator[bytes]:

@@ -460,14 +460,14 @@ def _lines(values: list[str]) -> tuple[str, ...]:
 def _name(judged: Judged, value: str | None) -> str | None:
     if value is None:
         return None
-    name, was_damaged = _clean_name(value)
+    name, was_damaged = clean_name(value)
     if was_damaged:
         judged.doubt(Column.LAST_NAME, RowReason.MOJIBAKE, value)
     return name
 
 
 @functools.lru_cache(maxsize=65536)
-def _clean_name(value: str) -> tuple[str | None, bool]:
+def clean_name(value: str) -> tuple[str | None, bool]:
     """Without the title before it; True if accents damaged by an earlier program were mended."""
     value = _CIVILITY.sub("", tidy(value))
     if "Ã" in value or "Â" in value:

@@ -6,7 +6,7 @@ Text states are those of `states.py`, kept true by CHECK constraints made from i
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -15,7 +15,9 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
+    Date,
     DateTime,
+    Float,
     ForeignKey,
     Identity,
     Index,
@@ -176,6 +178,54 @@ class ListProblem(Base):
     reason: Mapped[str]
 
 
+class ListMapping(Base):
+    """What a doctor said about the columns of lists with one header: it answers for the next list like it."""
+
+    __tablename__ = "list_mapping"
+    doctor_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("doctor.id"), primary_key=True)
+    #: SHA-256 over the names of all columns
+    layout: Mapped[bytes] = mapped_column(primary_key=True)
+    #: header → meaning, or "ignore"
+    mapping: Mapped[dict[str, Any]]
+    #: the sheet that was chosen of several
+    sheet: Mapped[str | None]
+    said_by: Mapped[str]
+    said_at: Mapped[datetime] = _now()
+
+
+class ListUpload(Base):
+    """A list that a doctor sent from a page: kept sealed for a day, between the look at it and its corrections."""
+
+    __tablename__ = "list_upload"
+    __table_args__ = (Index("ix_list_upload_campaign_id", "campaign_id"), Index("ix_list_upload_at", "at"))
+    id: Mapped[int] = _id()
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    doctor_id: Mapped[int] = _doctor()
+    content_sealed: Mapped[bytes]
+    #: JSON: the file's name, and what was said about its columns
+    said_sealed: Mapped[bytes]
+    #: the list it was imported as
+    list_file_id: Mapped[int | None] = mapped_column(BigInteger)
+    at: Mapped[datetime] = _now()
+
+
+class Decision(Base):
+    """Whether the people of two rows are one: what a person said about a doubt of a list."""
+
+    __tablename__ = "decision"
+    # Not foreign keys: the statement that inserts has just read all three, and no role may delete any.
+    #: the doubt, a `ListProblem`
+    problem_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    #: the other of the pair
+    other_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    doctor_id: Mapped[int] = _copied_doctor()
+    patient_id: Mapped[int] = mapped_column(BigInteger)
+    #: then `patient_id` is excluded, and its contacts are the other's too
+    is_same: Mapped[bool] = mapped_column(Boolean)
+    decided_by: Mapped[str]
+    decided_at: Mapped[datetime] = _now()
+
+
 class Patient(Base):
     """One affected person on one doctor's list."""
 
@@ -196,6 +246,8 @@ class Patient(Base):
     list_file_id: Mapped[int] = mapped_column(BigInteger)
     #: the newest list that names the person
     listed_in: Mapped[int | None] = mapped_column(BigInteger)
+    #: the newest list that changed something of the person
+    changed_in: Mapped[int | None] = mapped_column(BigInteger)
     #: first row of the list that named this person, as a spreadsheet counts
     row: Mapped[int] = mapped_column(Integer)
     #: further rows of the same person, merged into this one
@@ -225,6 +277,75 @@ class Patient(Base):
     #: `Exclusion` or `Unreached`
     outcome_reason: Mapped[str | None]
     outcome_at: Mapped[datetime | None]
+
+
+class Told(Base):
+    """A patient whom a person told in another way, or wrote a letter to: what the engine cannot see."""
+
+    __tablename__ = "told"
+    __table_args__ = (_one_of("how", states.Told),)
+    # Not a foreign key: the statement that inserts has just changed the patient, and no role may delete one.
+    patient_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    doctor_id: Mapped[int] = _copied_doctor()
+    how: Mapped[str]
+    #: the day it happened, as the person says
+    day: Mapped[date] = mapped_column(Date)
+    #: why the patient was unreached before: what it goes back to if this was a mistake
+    reason_before: Mapped[str | None]
+    said_by: Mapped[str]
+    said_at: Mapped[datetime] = _now()
+
+
+class Change(Base):
+    """What has changed for programs that follow: patients whose outcome moved, or a campaign's state.
+
+    Written by triggers, one row for up to 500 patients of a statement, in the order of transactions.
+    """
+
+    __tablename__ = "change"
+    __table_args__ = (
+        Index("ix_change_order", "xid", "id"),
+        Index("ix_change_campaign", "campaign_id", "xid", "id"),
+        Index("ix_change_doctor", "doctor_id", "xid", "id"),
+    )
+    id: Mapped[int] = _id()
+    #: the transaction that made it: rows of one still at work are not read yet, so none is ever passed over
+    xid: Mapped[int] = mapped_column(BigInteger, server_default=text("(pg_current_xact_id()::text)::bigint"))
+    campaign_id: Mapped[int] = mapped_column(BigInteger)
+    doctor_id: Mapped[int] = _copied_doctor()
+    at: Mapped[datetime] = _now()
+    #: empty: the campaign's own state has changed
+    patients: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+
+
+class Callback(Base):
+    """An address of a customer's software that is told of changes; it keeps its own place in `change`."""
+
+    __tablename__ = "callback"
+    __table_args__ = (
+        CheckConstraint("state IN ('active', 'stopped')", name="state"),
+        Index("ix_callback_due", "due_at", postgresql_where=text("state = 'active'")),
+    )
+    id: Mapped[int] = _id()
+    #: None: of all doctors, for operations
+    doctor_id: Mapped[int | None] = mapped_column(ForeignKey("doctor.id"))
+    url: Mapped[str]
+    #: what signs its messages
+    secret_sealed: Mapped[bytes]
+    state: Mapped[str] = mapped_column(server_default="active")
+    #: everything up to here was taken
+    xid: Mapped[int] = mapped_column(BigInteger)
+    change_id: Mapped[int] = mapped_column(BigInteger)
+    #: not before; while a message is on its way, when somebody else may try
+    due_at: Mapped[datetime] = _now()
+    #: how often the message at hand was not taken, and since when
+    tries: Mapped[int] = mapped_column(Integer, server_default="0")
+    failing_since: Mapped[datetime | None]
+    #: how the last message ended: "http_200", "timeout", "private_address"
+    last_code: Mapped[str | None]
+    last_at: Mapped[datetime | None]
+    created_by: Mapped[str]
+    created_at: Mapped[datetime] = _now()
 
 
 class Contact(Base):
@@ -603,3 +724,115 @@ class Breaker(Base):
     reason: Mapped[str]
     #: also the version a writer must know
     changed_at: Mapped[datetime] = _now()
+
+
+class Account(Base):
+    """Somebody who signs in to the pages. No doctor's transaction sees this table or those that hang on it."""
+
+    __tablename__ = "account"
+    __table_args__ = (
+        CheckConstraint("role IN ('doctor', 'secretary', 'operator', 'approver', 'auditor')", name="role"),
+        CheckConstraint("(role IN ('doctor', 'secretary')) = (doctor_id IS NOT NULL)", name="belongs"),
+        UniqueConstraint("oidc_issuer", "oidc_subject"),
+    )
+    id: Mapped[int] = _id()
+    role: Mapped[str]
+    #: for whom a doctor or secretary works
+    doctor_id: Mapped[int | None] = mapped_column(ForeignKey("doctor.id"))
+    email_sealed: Mapped[bytes]
+    email_blind: Mapped[bytes] = mapped_column(unique=True)
+    #: "fr" or "en"
+    language: Mapped[str]
+    #: Argon2id in PHC form; staff only
+    password_hash: Mapped[str | None]
+    #: the second factor's secret; None until enrolled
+    totp_sealed: Mapped[bytes | None]
+    #: the newest time step whose code was used: no code serves twice (RFC 6238 §5.2)
+    totp_step: Mapped[int] = mapped_column(server_default="0")
+    #: who the OpenID Connect provider says this is, once signed in that way
+    oidc_issuer: Mapped[str | None]
+    oidc_subject: Mapped[str | None]
+    created_at: Mapped[datetime] = _now()
+    disabled_at: Mapped[datetime | None]
+
+
+class AccountLink(Base):
+    """A one-time link: an invitation, or a way to sign in. Only its hash is kept."""
+
+    __tablename__ = "account_link"
+    __table_args__ = (
+        CheckConstraint("purpose IN ('invitation', 'sign_in')", name="purpose"),
+        Index("ix_account_link_account_id", "account_id"),
+    )
+    id: Mapped[int] = _id()
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"))
+    purpose: Mapped[str]
+    hash: Mapped[bytes] = mapped_column(unique=True)
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class AccountMail(Base):
+    """A link that is to be sent: to an account, or to an address that may be one's. Gone once it was sent."""
+
+    __tablename__ = "account_mail"
+    __table_args__ = (Index("ix_account_mail_due_at", "due_at"),)
+    id: Mapped[int] = _id()
+    purpose: Mapped[str]
+    account_id: Mapped[int | None] = mapped_column(ForeignKey("account.id"))
+    #: blind index of the address typed in, whether or not anybody has it: both cost the same
+    email_blind: Mapped[bytes | None]
+    due_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    tries: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+
+
+class RecoveryCode(Base):
+    """Stands in once for a lost second factor."""
+
+    __tablename__ = "recovery_code"
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"), primary_key=True)
+    #: keyed hash
+    hash: Mapped[bytes] = mapped_column(primary_key=True)
+    used_at: Mapped[datetime | None]
+
+
+class WebSession(Base):
+    """One browser that signed in, or is about to (`stage`). Only the hash of its token is kept."""
+
+    __tablename__ = "web_session"
+    __table_args__ = (
+        CheckConstraint("stage IN ('invited', 'second_factor', 'full')", name="stage"),
+        Index("ix_web_session_account_id", "account_id"),
+    )
+    id: Mapped[int] = _id()
+    hash: Mapped[bytes] = mapped_column(unique=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"))
+    stage: Mapped[str]
+    #: a second factor's secret between its showing and its first code
+    totp_sealed: Mapped[bytes | None]
+    #: wrong codes in this session
+    failures: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    #: coarse: "Firefox, Windows"
+    browser: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+    seen_at: Mapped[datetime] = _now()
+    ended_at: Mapped[datetime | None]
+
+
+class KnownDevice(Base):
+    """A browser from which an account signed in before: others' failures do not slow it down."""
+
+    __tablename__ = "known_device"
+    hash: Mapped[bytes] = mapped_column(primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"), primary_key=True)
+    seen_at: Mapped[datetime] = _now()
+
+
+class Allowance(Base):
+    """How many tries somebody has left: a bucket that fills again with time. Keys are keyed hashes."""
+
+    __tablename__ = "allowance"
+    key: Mapped[bytes] = mapped_column(primary_key=True)
+    remaining: Mapped[float] = mapped_column(Float)
+    at: Mapped[datetime]

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from html import escape
+from typing import NamedTuple
 
-from notifier.errors import IncompleteNotice, InputError
+from notifier.errors import ConflictError, IncompleteNotice, InputError
 from notifier.states import Channel, Variant
 
 NAME_OPEN, NAME_CLOSE = "\ue000", "\ue001"
@@ -115,6 +116,44 @@ def combined_digest(digests: Mapping[Key, bytes]) -> bytes:
 def hash_of(notices: Iterable[DraftNotice]) -> bytes:
     """The hash an approver sees and approves."""
     return combined_digest({notice.key: digest_of(notice) for notice in notices})
+
+
+class Stored(NamedTuple):
+    """A frozen text as the table `notice` has it: its columns by these names."""
+
+    id: int
+    channel: str
+    language: str
+    variant: str
+    subject: str
+    text: str
+    html: str
+    sha256: bytes
+
+
+def approved(campaign_id: int, stored: Iterable[Stored], notice_hash: bytes | None) -> dict[Key, Stored]:
+    """A campaign's newest texts by channel, language and variant, if they are what was approved as `notice_hash`.
+
+    Raises ConflictError if nothing is approved, or if any text, or the set of them, is not what was approved.
+    """
+    if notice_hash is None:
+        raise ConflictError(f"Campaign {campaign_id} has no approved text.")
+    texts: dict[Key, Stored] = {}
+    for row in stored:
+        if digest(row.channel, row.language, row.variant, row.subject, row.text, row.html) != row.sha256:
+            named = f"notice {row.id} ({row.channel}/{row.language}/{row.variant})"
+            raise _altered(campaign_id, named)
+        texts[Channel(row.channel), row.language, Variant(row.variant)] = row
+    if combined_digest({key: row.sha256 for key, row in texts.items()}) != notice_hash:
+        raise _altered(campaign_id, "the set of notices")
+    return texts
+
+
+def _altered(campaign_id: int, what: str) -> ConflictError:
+    return ConflictError(
+        f"Campaign {campaign_id}: {what} is not what was approved. Nothing of it is sent; "
+        "cancel the campaign and find out who changed the database."
+    )
 
 
 class Frozen:

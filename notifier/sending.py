@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from notifier import notices, store
 from notifier.errors import NotifierError, SealingError
-from notifier.notices import Frozen
+from notifier.notices import Frozen, Stored
 from notifier.providers.base import (
     STOPPED,
     BatchProvider,
@@ -41,7 +41,7 @@ from notifier.providers.base import (
 from notifier.schedule import Rules, after_hand_over
 from notifier.sealing import DataKey, MasterKey
 from notifier.settings import Engine
-from notifier.states import Channel, Delivery, Variant
+from notifier.states import Channel, Delivery
 from notifier.store import AsyncDatabase, Claim, Claimed, Controls, Result
 
 log = structlog.get_logger()
@@ -54,9 +54,9 @@ _CACHED_CAMPAIGNS = 1600
 HINT_ROWS = 50
 #: a lane waits so long for a permit; then its row is given back
 _PATIENCE_S = 0.5
-#: limits that hold for every call of the provider: while one says no, nobody else could go either
 #: pauses before a request that ended without an answer is asked again
 _ASK_AGAIN_AFTER_S = (1.0, 4.0)
+#: limits that hold for every call of the provider: while one says no, nobody else could go either
 _EVERYBODY = ("provider:", "sender:")
 _DATABASE_ERRORS = (SQLAlchemyError, psycopg.Error, OSError, TimeoutError)
 
@@ -560,7 +560,7 @@ class Sender:
         for row in group:
             try:
                 message, notice_id = self._render(texts, row)
-            except (SealingError, UnicodeDecodeError, orjson.JSONDecodeError, KeyError):
+            except (SealingError, ValueError, TypeError, AttributeError, KeyError):  # whatever it holds instead
                 unfit.append(row)
                 continue
             receiver = self.receiver_of(message.recipient)
@@ -623,6 +623,7 @@ class Sender:
     def _closed(self, job: Job, outcome: Outcome) -> Result:
         """How the attempt ended and what becomes of the row."""
         row, now = job.row, self._now()
+        raw = outcome.raw.encode("utf-8", "replace")
         step = after_hand_over(
             outcome,
             self.rules,
@@ -640,7 +641,7 @@ class Sender:
             outcome.kind,
             outcome.code,
             outcome.provider_message_id,
-            job.texts.data_key.seal(outcome.raw.encode(), b"attempt.raw") if outcome.raw else None,
+            job.texts.data_key.seal(raw, b"attempt.raw") if raw else None,
         )
 
     async def _campaign(self, campaign_id: int, epoch: int) -> CampaignTexts:
@@ -681,8 +682,8 @@ _CAMPAIGN = text(
 )
 
 _NOTICES = text(
-    """
-    SELECT id, channel, language, variant, subject, text, html, sha256 FROM notice
+    f"""
+    SELECT {", ".join(Stored._fields)} FROM notice
     WHERE campaign_id = :campaign_id
       AND version = (SELECT max(version) FROM notice WHERE campaign_id = :campaign_id)
     """
@@ -699,15 +700,8 @@ async def load_texts(
 ) -> CampaignTexts:
     """Reads a campaign's key and frozen texts. Raises NotifierError if a text is not the approved one."""
     campaign = (await connection.execute(_CAMPAIGN, {"campaign_id": campaign_id})).one()
-    rows = (await connection.execute(_NOTICES, {"campaign_id": campaign_id})).all()
-    hashes = {}
-    for row in rows:
-        seen = notices.digest(row.channel, row.language, row.variant, row.subject, row.text, row.html)
-        if seen != row.sha256:
-            raise NotifierError(f"Notice {row.id} of campaign {campaign_id} is not the text that was approved.")
-        hashes[Channel(row.channel), str(row.language), Variant(row.variant)] = seen
-    if notices.combined_digest(hashes) != campaign.notice_hash:
-        raise NotifierError(f"The notices of campaign {campaign_id} are not those that were approved.")
+    rows = await connection.execute(_NOTICES, {"campaign_id": campaign_id})
+    texts = notices.approved(campaign_id, (Stored(*row) for row in rows), campaign.notice_hash)
     if not campaign.email.isascii() or not (campaign.email + campaign.practice + campaign.name).isprintable():
         raise NotifierError("The doctor's name, practice or email cannot stand in an email's headers.")
     return CampaignTexts(
@@ -716,9 +710,9 @@ async def load_texts(
         sender_name=notices.sender_name(campaign.name, campaign.practice),
         reply_to=campaign.email,
         frozen={
-            (row.language, row.variant): (row.id, Frozen(row.subject, row.text, row.html))
-            for row in rows
-            if row.channel == channel
+            (language, variant): (row.id, Frozen(row.subject, row.text, row.html))
+            for (of_channel, language, variant), row in texts.items()
+            if of_channel == channel
         },
         default_language=default_language,
     )

@@ -139,6 +139,60 @@ class Engine(_Group):
     watchdog_s: PositiveFloat = 20
 
 
+class Web(_Group):
+    """Signing in to the pages. Times are real."""
+
+    #: the service's name, as the pages, the emails and the authenticator app show it
+    service: Annotated[str, Field(min_length=1, max_length=60)] = "Patient Notifier"
+    #: how to reach operations when signing in does not work: a sentence, a number, an address
+    help: str = ""
+    #: a session ends after so many minutes without a request …
+    idle_min: Positive = 30
+    #: … and in any case after so many hours
+    session_hours: Positive = 12
+    invitation_days: Positive = 7
+    #: how long a link to sign in holds
+    link_min: Positive = 15
+    #: for dates on pages
+    time_zone: str = "Europe/Paris"
+
+
+class Oidc(_Group):
+    """An OpenID Connect provider to sign in with; none without `issuer`."""
+
+    #: exactly as the provider's own metadata gives it; https, or a loopback address
+    issuer: Annotated[str, Field(pattern=r"^https://|^http://(127\.0\.0\.1|localhost|\[::1\])[:/]")] | None = None
+    client_id: str = ""
+    client_secret: SecretStr | None = None
+    #: what the button says
+    label: str = "OpenID Connect"
+    scopes: str = "openid email"
+    #: who may sign in this way
+    roles: list[Literal["doctor", "secretary", "operator", "approver", "auditor"]] = [
+        "operator",
+        "approver",
+        "auditor",
+    ]
+    #: a claim that equals the doctor's `reference`; else the verified email address says who it is
+    reference_claim: str = ""
+    #: the strength asked for and required (`acr`): "eidas1" for Pro Santé Connect
+    acr: str = ""
+    #: the provider asks for a second factor itself: ours is not asked again
+    second_factor: bool = False
+    timeout_s: PositiveFloat = 10
+
+
+class Callbacks(_Group):
+    """Telling customers' software of changes."""
+
+    #: also to private addresses and without TLS: for rehearsals, and software in the same network
+    allow_private: bool = False
+    #: how long an answer may take
+    timeout_s: PositiveFloat = 15
+    #: an address that took nothing for so long is stopped, until somebody starts it again
+    give_up_after_h: PositiveFloat = 120
+
+
 class Settings(BaseSettings):
     """Everything a deployer can set; each key has a sentence in `config/settings.toml`."""
 
@@ -166,6 +220,8 @@ class Settings(BaseSettings):
     default_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "FR"
     #: the largest list file taken, in bytes
     max_list_bytes: Positive = 512 * 1024 * 1024
+    #: ask the DNS whether the domains of a list take mail; each domain once, never a person's address
+    check_mail_domains: bool = False
     templates_dir: Path = ROOT / "templates"
     config_dir: Path = ROOT / "config"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -175,6 +231,9 @@ class Settings(BaseSettings):
     brevo_email: BrevoEmail = BrevoEmail()
     brevo_sms: BrevoSms = BrevoSms()
     engine: Engine = Engine()
+    web: Web = Web()
+    oidc: Oidc = Oidc()
+    callbacks: Callbacks = Callbacks()
 
     @classmethod
     def settings_customise_sources(

@@ -7,6 +7,7 @@ deliveries as with one: it goes by `tally`, `due`, `pace` and `heartbeat`, never
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, select, text
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from notifier import breakers
 from notifier.models import Campaign, Hold
+from notifier.providers.base import Kind
 from notifier.states import Campaign as State
 from notifier.states import Channel
 from notifier.states import Delivery as DeliveryState
@@ -112,6 +114,35 @@ _ROLES = text(
     FROM heartbeat GROUP BY role
     """
 )
+#: how hand-overs of the last 15 minutes ended; by pk_pace, as all that reads `pace`
+_ENDED = text(
+    """
+    SELECT provider, receiver, outcome, code, sum(n) AS n FROM pace
+    WHERE at > now() - interval '15 minutes' GROUP BY provider, receiver, outcome, code
+    """
+)
+#: by minute of the last hour, 0 is the one that runs
+_HISTORY = text(
+    """
+    SELECT provider, floor(extract(epoch FROM now() - at) / 60)::int AS minutes_ago, sum(n) AS n FROM pace
+    WHERE at > now() - interval '1 hour' AND at <= now() AND outcome = 'accepted' GROUP BY provider, minutes_ago
+    """
+)
+#: what is not over, and what is; the channels of a campaign come together
+_LEFT = text(
+    f"""
+    SELECT c.id, c.state, c.reason, c.started_at, d.reference AS doctor, t.waiting, t.failed, t.total
+    FROM (
+        SELECT campaign_id, sum(n) AS total,
+               coalesce(sum(n) FILTER (WHERE state = '{DeliveryState.FAILED}'), 0) AS failed,
+               coalesce(sum(n) FILTER (WHERE state IN (
+                   '{DeliveryState.PENDING}', '{DeliveryState.SENDING}', '{DeliveryState.UNKNOWN}'
+               )), 0) AS waiting
+        FROM tally GROUP BY campaign_id
+    ) t JOIN campaign c ON c.id = t.campaign_id JOIN doctor d ON d.id = c.doctor_id
+    WHERE c.state = :state AND t.waiting > 0 ORDER BY t.waiting DESC, c.id LIMIT :most
+    """  # noqa: S608
+)
 _TESTS = text("SELECT count(*) FROM test_send WHERE state = 'queued'")
 _UNAPPLIED = text("SELECT count(*) FROM (SELECT FROM receipt WHERE applied_at IS NULL LIMIT :most) few")
 
@@ -152,6 +183,88 @@ def refused(session: Session, our_fault: str, least: int) -> list[dict[str, Any]
     """Refusals of the last 15 minutes whose code matches `our_fault`, from `least` of one kind on."""
     rows = session.execute(_REFUSED, {"our_fault": our_fault, "least": least})
     return [{"provider": row.provider, "code": row.code, "count": int(row.n)} for row in rows]
+
+
+class Ended(NamedTuple):
+    """How hand-overs of a provider to one group of receivers ended in the last 15 minutes."""
+
+    provider: str
+    #: "" for SMS
+    receiver: str
+    accepted: int
+    refused: int
+    unknown: int
+    #: codes of those that were not accepted, the most frequent first
+    codes: list[tuple[str, int]]
+
+    @property
+    def wrong_share(self) -> float:
+        """The part that was not accepted."""
+        return (self.refused + self.unknown) / max(self.accepted + self.refused + self.unknown, 1)
+
+
+def ended(session: Session) -> list[Ended]:
+    """By provider and group of receivers, those with most errors first."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    codes: dict[tuple[str, str], dict[str, int]] = {}
+    for row in session.execute(_ENDED):
+        counts = found.setdefault((row.provider, row.receiver), {})
+        counts[row.outcome] = counts.get(row.outcome, 0) + int(row.n)
+        if row.outcome != Kind.ACCEPTED:
+            of = codes.setdefault((row.provider, row.receiver), {})
+            of[row.code] = of.get(row.code, 0) + int(row.n)
+    rows = [
+        Ended(
+            provider,
+            receiver,
+            counts.get(Kind.ACCEPTED, 0),
+            counts.get(Kind.REFUSED, 0),
+            counts.get(Kind.UNKNOWN, 0),
+            sorted(codes.get((provider, receiver), {}).items(), key=lambda one: (-one[1], one[0])),
+        )
+        for (provider, receiver), counts in found.items()
+    ]
+    return sorted(rows, key=lambda row: (-(row.refused + row.unknown), row.provider, row.receiver))
+
+
+def history(session: Session, minutes: int = 60) -> dict[str, list[int]]:
+    """By provider: hand-overs accepted in each whole minute of the last hour, the oldest first."""
+    found: dict[str, list[int]] = {}
+    for row in session.execute(_HISTORY):
+        if 1 <= row.minutes_ago <= minutes:
+            found.setdefault(row.provider, [0] * minutes)[minutes - row.minutes_ago] = int(row.n)
+    return found
+
+
+class Left(NamedTuple):
+    """A campaign with deliveries that are not over."""
+
+    id: int
+    state: str
+    reason: str | None
+    started_at: datetime | None
+    #: the doctor's reference
+    doctor: str
+    waiting: int
+    failed: int
+    total: int
+
+
+def slowest(session: Session, state: State = State.SENDING, most: int = 20) -> list[Left]:
+    """Campaigns in this state by what is left of them, most first."""
+    return [
+        Left(
+            row.id,
+            row.state,
+            row.reason,
+            row.started_at,
+            row.doctor,
+            int(row.waiting),
+            int(row.failed),
+            int(row.total),
+        )
+        for row in session.execute(_LEFT, {"state": state, "most": most})
+    ]
 
 
 def holds(session: Session) -> list[Hold]:

@@ -83,6 +83,8 @@ class Exclusion(StrEnum):
     DECEASED = "deceased"
     #: the list says that this person's data was not taken
     NOT_AFFECTED = "not_affected"
+    #: a person said that another patient of the campaign is the same person, who is told once
+    SAME_PERSON = "same_person"
 
 
 class Unreached(StrEnum):
@@ -96,6 +98,16 @@ class Unreached(StrEnum):
     CANCELLED = "cancelled"
     #: the delivery is held for an operator
     QUARANTINED = "quarantined"
+
+
+class Told(StrEnum):
+    """How a person told a patient whom no message reached: the reason beside the outcome `informed`."""
+
+    #: a letter was posted
+    LETTER = "letter"
+    CALL = "call"
+    #: at the practice
+    IN_PERSON = "in_person"
 
 
 MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
@@ -142,10 +154,11 @@ MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
         Delivery.QUARANTINED: frozenset({Delivery.PENDING, Delivery.FAILED, Delivery.DELIVERED}),
     },
     Outcome: {
-        Outcome.EXCLUDED: frozenset({Outcome.ON_THE_WAY}),
+        # a further list takes it back; who was told meanwhile is informed by way of `on_the_way`
+        Outcome.EXCLUDED: frozenset({Outcome.ON_THE_WAY, Outcome.UNREACHED}),
         Outcome.ON_THE_WAY: frozenset({Outcome.EXCLUDED, Outcome.INFORMED, Outcome.UNREACHED}),
         Outcome.INFORMED: frozenset({Outcome.ON_THE_WAY, Outcome.UNREACHED}),
-        Outcome.UNREACHED: frozenset({Outcome.ON_THE_WAY, Outcome.INFORMED}),
+        Outcome.UNREACHED: frozenset({Outcome.EXCLUDED, Outcome.ON_THE_WAY, Outcome.INFORMED}),
     },
 }
 

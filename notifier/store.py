@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 
 from notifier.errors import ServiceError
 from notifier.models import Journal
+from notifier.reaching import WITHDRAWN, is_wanted
 from notifier.states import Campaign, Channel, Delivery, Outcome, sources
 
 if TYPE_CHECKING:
@@ -63,6 +64,18 @@ class Database:
                     "set_config('notifier.doctor_id', :doctor_id, true)"
                 ),
                 {"doctor_id": str(doctor_id)},
+            )
+            yield session
+
+    @contextmanager
+    def snapshot(self, doctor_id: int | None) -> Iterator[Session]:
+        """As `scope`, for reading: every statement sees the database as it was at the first."""
+        engine = self.engine.execution_options(isolation_level="REPEATABLE READ")
+        with Session(engine, expire_on_commit=False) as session, session.begin():
+            role = "notifier_staff" if doctor_id is None else "notifier_doctor"
+            session.execute(
+                text("SELECT set_config('role', :role, true), set_config('notifier.doctor_id', :doctor_id, true)"),
+                {"role": role, "doctor_id": str(doctor_id or "")},
             )
             yield session
 
@@ -246,7 +259,8 @@ _FREE = """
 
 #: Takes hints first come, first served, until there are rows enough; the rest of the last hint stays. A hint to be
 #: claimed alone comes with nothing else. What it names is looked up now: a row that is no longer due is left out.
-#: A lease says who has the rows and until when; they stay `pending` until the intent.
+#: A lease says who has the rows and until when; they stay `pending` until the intent. What came back from a worker
+#: may be for nobody any more, because a list has changed meanwhile: it is withdrawn here, before it could be sent.
 _CLAIM = f"""
     WITH seen AS (
         SELECT id, ids, together, at FROM due
@@ -267,11 +281,17 @@ _CLAIM = f"""
         DELETE FROM due USING taken WHERE due.id = taken.id AND cardinality(taken.rest) = 0
     ), kept AS (
         UPDATE due SET ids = taken.rest FROM taken WHERE due.id = taken.id AND cardinality(taken.rest) > 0
-    ), mine AS MATERIALIZED (
-        SELECT d.id, d.fence, d.language, d.variant, d.tries, d.first_tried_at, d.contact_id, d.addressee_id
+    ), found AS MATERIALIZED (
+        SELECT d.id, d.fence, d.language, d.variant, d.tries, d.first_tried_at, d.contact_id, d.addressee_id,
+               d.fence = 0 OR {is_wanted("d")} AS wanted
         -- once, although two hints may name it
         FROM (SELECT DISTINCT unnest(ids) AS id FROM taken) named JOIN delivery d ON d.id = named.id
         WHERE d.state = '{Delivery.PENDING}' AND d.due_at <= now()
+    ), withdrawn AS (
+        UPDATE delivery d SET state = '{Delivery.CANCELLED}', due_at = now(), reason = '{WITHDRAWN}'
+        FROM found WHERE NOT found.wanted AND d.id = found.id AND d.state = '{Delivery.PENDING}'
+    ), mine AS MATERIALIZED (
+        SELECT * FROM found WHERE wanted
     ), lease AS (
         INSERT INTO due (campaign_id, channel, kind, at, ids, fences, owner)
         SELECT %(campaign_id)s, %(channel)s, 'lease', now() + make_interval(secs => %(lease_s)s),
@@ -600,6 +620,12 @@ def sweep(session: Session, *, quiet: Mapping[Channel, timedelta], max_crashes: 
     session.execute(text("DELETE FROM hold WHERE until < now() - interval '1 minute'"))
     session.execute(text("DELETE FROM heartbeat WHERE at < now() - interval '1 day'"))
     session.execute(text("DELETE FROM pace WHERE at < now() - interval '1 day'"))
+    session.execute(
+        text(
+            "DELETE FROM change WHERE at < now() - interval '30 days' "
+            "AND id IN (SELECT id FROM change ORDER BY xid, id LIMIT 1000)"
+        )
+    )
     return moved
 
 
@@ -815,6 +841,7 @@ _DOUBT_INFORMED = text(
             d2.state = '{Delivery.DELIVERED}' OR (d2.state = '{Delivery.ACCEPTED}' AND d2.due_at IS NULL)
         )
       )
+      AND NOT EXISTS (SELECT FROM told WHERE told.patient_id = p.id)
     """
 )
 

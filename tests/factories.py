@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from notifier import acts, controlling, settings, testsends
-from notifier.models import Campaign
+from notifier.models import Campaign, ListFile
 from notifier.settings import Settings
 from notifier.store import Database
 
@@ -65,6 +65,21 @@ def make_campaign(database: Database, current: Settings, lines: list[str], numbe
         data = "\n".join([HEADER, *lines, ""]).encode()
         acts.import_list(session, current, campaign.id, io.BytesIO(data), actor="cli:test", now=NOW)
         return campaign.id
+
+
+def import_more(
+    database: Database,
+    current: Settings,
+    campaign_id: int,
+    lines: list[str],
+    header: str = HEADER,
+    **options: object,
+) -> ListFile:
+    """A further list of a campaign, in whatever state it is."""
+    data = "\n".join([header, *lines, ""]).encode()
+    with database.staff() as session:
+        values = {"actor": "cli:test", "now": datetime.now(UTC)} | options
+        return acts.import_list(session, current, campaign_id, io.BytesIO(data), **values)
 
 
 def start_campaign(database: Database, current: Settings, lines: list[str], number: int = 1) -> Campaign:

@@ -2,7 +2,8 @@
 
 Tickets are hints: nothing but ids, no delays, no retries, no results. Defects of the broker that this
 module answers: only `redis.ConnectionError` is taken for a lost connection (time-outs, a read-only replica
-or a full memory end a consumer), and a client made from a URL retries commands that are not idempotent.
+or a full memory end a consumer), a client made from a URL retries commands that are not idempotent, and tickets in
+an answer that got lost count as taken until their process ends.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import dramatiq
 import redis
+from dramatiq.broker import Consumer
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import AsyncIO, CurrentMessage, Middleware, Retries, ShutdownNotifications, TimeLimit
@@ -48,6 +50,21 @@ class TicketBroker(RedisBroker):
                 raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]  # as above
 
         return mapped
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
+        """A consumer, at first or after a lost connection.
+
+        What this process was handed in an answer that got lost is forgotten: nobody would acknowledge it before
+        the process ends, and the feeder issues it anew. What is at work now needs its message no more.
+        """
+        acks = f"{self.namespace}:__acks__.{self.broker_id}.{queue_name}"
+        try:
+            if handed := self.client.smembers(acks):
+                self.client.hdel(f"{self.namespace}:{queue_name}.msgs", *handed)
+                self.client.delete(acks)
+        except _LOST as error:
+            raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]  # as above
+        return super().consume(queue_name, prefetch, timeout)
 
 
 def make(url: str, middleware: Sequence[Middleware] = ()) -> TicketBroker:

@@ -19,7 +19,7 @@ from notifier.states import Channel
 from notifier.store import AsyncDatabase
 from notifier.testsends import TestSender
 from workers.limits import Limits
-from workers.resources import HEARTBEAT_S, make_limits, make_provider, on_loop
+from workers.resources import HEARTBEAT_S, in_background, make_limits, make_provider, on_loop
 
 log = structlog.get_logger()
 
@@ -76,7 +76,12 @@ class Control(Middleware):
                 note=partial(limits.note, receiver=""),
             )
         runs = (self._beat(database), *(limits.run() for limits in self._limits))
-        self._tasks = [asyncio.create_task(run) for run in runs]
+        self._tasks = in_background(runs)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that runs in the background still does."""
+        return not any(task.done() for task in self._tasks)
 
     async def _beat(self, database: AsyncDatabase) -> None:
         while True:

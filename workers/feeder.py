@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+import psycopg
 import redis
 import structlog
 from dramatiq.errors import BrokerConnectionError
@@ -29,6 +30,9 @@ from workers.turns import LEAST_TURN, Turns
 log = structlog.get_logger()
 
 _LEADER = 7303
+#: a leader that asks the database nothing for so long has lost the lead; longer than Redis may keep it waiting
+_SILENT_S = 10.0
+_END_WHEN_SILENT = text("SELECT set_config('idle_session_timeout', :ms, false)")
 #: a worker seen within this is counted as a slot-holder
 _ALIVE_S = 10
 #: how often a queue that was filled to the brim is looked at: it may drain before the next look is due
@@ -85,16 +89,20 @@ class Feeder:
         while not stop.is_set():
             try:
                 self._lead(stop)
-            except (SQLAlchemyError, BrokerConnectionError, redis.RedisError, OSError) as error:
+            # The driver's own errors too: it is asked for notifications directly.
+            except (SQLAlchemyError, psycopg.Error, BrokerConnectionError, redis.RedisError, OSError) as error:
                 log.warning("feeder_waits", error=type(error).__name__)
             stop.wait(1)
 
     def _lead(self, stop: threading.Event) -> None:
-        # The lock belongs to this connection: it ends with the process or the network, by itself.
+        # The lock belongs to this connection. It ends with the process; of a machine that froze or went away the
+        # server hears nothing, for hours, and so ends the connection of a leader that has long been silent.
         with self._database.engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")
             if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LEADER}):
                 return
+            silent_ms = max(1000 * _SILENT_S, 4 * self._settings.engine.feeder_ms)
+            connection.execute(_END_WHEN_SILENT, {"ms": f"{silent_ms:.0f}ms"})
             connection.execute(text("SET ROLE notifier_staff"))
             connection.execute(store.LISTEN)
             log.info("feeder_leads")

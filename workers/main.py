@@ -74,7 +74,9 @@ def _run(
 ) -> None:
     worker.start()
     log.info("worker_started", owner=resources.owner, queues=sorted(worker.consumers))
-    watch = threading.Thread(target=_watch, args=(worker, settings.engine.watchdog_s, stop), daemon=True)
+    watch = threading.Thread(
+        target=_watch, args=(worker, resources, settings.engine.watchdog_s, stop), daemon=True
+    )
     watch.start()
     stop.wait()
     resources.drain()
@@ -87,8 +89,10 @@ def _run(
     _leave("worker_stopped", 0)
 
 
-def _watch(worker: dramatiq.Worker, patience_s: float, stop: threading.Event) -> None:
-    """Ends the process when the loop does not answer or a consumer thread is dead.
+def _watch(
+    worker: dramatiq.Worker, resources: Resources | Control, patience_s: float, stop: threading.Event
+) -> None:
+    """Ends the process when the loop does not answer, or a consumer thread or something in the background is dead.
 
     Until `stop` is set: then consumers end because they were told to, and the shutdown has its own deadline.
     """
@@ -100,12 +104,15 @@ def _watch(worker: dramatiq.Worker, patience_s: float, stop: threading.Event) ->
         thread.loop.call_soon_threadsafe(answered.set)
         is_stuck = not answered.wait(patience_s)
         is_dead = not all(consumer.is_alive() for consumer in worker.consumers.values())
+        is_torn = not resources.is_whole
         if stop.is_set():
             return
         if is_stuck:
             _leave("event_loop_stuck", STUCK)
         if is_dead:
             _leave("consumer_dead", STUCK)
+        if is_torn:
+            _leave("background_task_dead", STUCK)
 
 
 def _leave(event: str, status: int) -> None:

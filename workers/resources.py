@@ -7,7 +7,7 @@ import os
 import socket
 import uuid
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -142,7 +142,12 @@ class Resources(Middleware):
         lanes = [sender.run() for sender in self.senders.values()]
         watching = [limits.run() for limits in self.limits]
         runs = (gate.run(), writer.run(), self._beat(self._database), *lanes, *watching)
-        self._tasks = [asyncio.create_task(run) for run in runs]
+        self._tasks = in_background(runs)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that runs in the background still does."""
+        return not any(task.done() for task in self._tasks)
 
     async def _beat(self, database: AsyncDatabase) -> None:
         while True:
@@ -170,6 +175,21 @@ class Resources(Middleware):
             await limits.close()
         if self._database is not None:
             await self._database.dispose()
+
+
+def in_background(runs: Iterable[Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:
+    """Tasks that are to run until they are cancelled; one that ends by itself says so in the log."""
+    tasks = [asyncio.create_task(run) for run in runs]
+    for task in tasks:
+        task.add_done_callback(_said_if_ended)
+    return tasks
+
+
+def _said_if_ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        error = task.exception()
+        name = getattr(task.get_coro(), "__qualname__", "")
+        log.error("background_task_ended", task=name, error=type(error).__name__ if error else None)
 
 
 def on_loop(make: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -6,6 +6,7 @@ Works in small batches and under load. Any number may run; row locks and one adv
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -23,7 +24,10 @@ BATCH = 1000
 #: expired leases settled in one round: each holds some hundred deliveries
 LEASES = 20
 
-
+#: A sweeper asks the database again within milliseconds. One that froze, or whose machine went away, must not keep
+#: its locks until the network notices, which takes hours.
+_SILENT_S = 10.0
+_END_WHEN_SILENT = text("SELECT set_config('idle_in_transaction_session_timeout', :ms, true)")
 _NEXT_CAMPAIGN = text("SELECT min(id) FROM campaign WHERE started_at IS NOT NULL AND id > :after")
 
 
@@ -47,16 +51,31 @@ class Sweeper:
         """One round; returns the size of the largest batch.
 
         Each part is a transaction of its own and stands alone: trouble in one must not keep the others from
-        their work.
+        their work. Only a round without trouble counts as a sign of life.
         """
-        sizes = []
-        for part in (self._return_leases, self._apply_receipts, self._settle, self._pause_bouncing, self._audit):
-            try:
-                with self._database.staff() as session:
-                    sizes.append(part(session))
-            except (SQLAlchemyError, OSError) as error:
-                log.warning("sweeper_waits", part=part.__name__.strip("_"), error=type(error).__name__)
-        return max(sizes, default=0)
+        parts = (self._return_leases, self._apply_receipts, self._settle, self._pause_bouncing, self._audit)
+        sizes = [self._do(part) for part in parts]
+        if None not in sizes:
+            self._do(self._beat)
+        return max((size for size in sizes if size is not None), default=0)
+
+    def _do(self, part: Callable[[Session], int]) -> int | None:
+        """One part, to its commit; None if there was trouble."""
+        try:
+            with self._database.staff() as session:
+                session.execute(_END_WHEN_SILENT, {"ms": f"{1000 * _SILENT_S:.0f}ms"})
+                size = part(session)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("sweeper_waits", part=part.__name__.strip("_"), error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - a bug met by one row must not end all sweeping
+            log.error("sweeper_failed", part=part.__name__.strip("_"), error=type(error).__name__)
+        else:
+            return size
+        return None
+
+    def _beat(self, session: Session) -> int:
+        session.execute(store.BEAT, {"process": "sweeper"})
+        return 0
 
     def _audit(self, session: Session) -> int:
         """One campaign a round: whether a hint or a lease was lost. None ever should be, so it is told loudly."""
@@ -72,7 +91,6 @@ class Sweeper:
         return 0
 
     def _return_leases(self, session: Session) -> int:
-        session.execute(store.BEAT, {"process": "sweeper"})
         returned = store.sweep(
             session,
             quiet={channel: rules.unknown_quiet for channel, rules in self._rules.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,19 +14,34 @@ from fastapi.routing import APIRoute
 from sqlalchemy.engine import make_url
 
 import notifier
-from notifier.api import campaigns, controls, deliveries, health, incidents, lists, problems, webhooks
+from notifier.api import (
+    campaigns,
+    controls,
+    deliveries,
+    evidence,
+    following,
+    health,
+    incidents,
+    lists,
+    problems,
+    webhooks,
+)
 from notifier.api.auth import Context
+from notifier.api.caller import Caller
 from notifier.api.headers import Around, BodyLimit
 from notifier.api.protocol import Wire
 from notifier.providers.brevo_email import BrevoEmailReceipts
 from notifier.providers.brevo_sms import BrevoSmsReceipts
 from notifier.settings import Settings
 from notifier.store import Database
+from notifier.web import Front, create_pages
+from notifier.web.mailer import Mailer
 
 _ABOUT = """Tells patients about a data breach: one campaign a doctor, each notice tracked to its end.
 
 Errors are problems (RFC 9457). Listings come in pages: hand `next` back as `cursor`. A POST with an
-`Idempotency-Key` acts once however often it is sent. No answer holds a patient's name or contact.
+`Idempotency-Key` acts once however often it is sent. No answer holds a patient's name or contact, but for what a
+caller has just sent: report, corrections and suggestions of a list are made from that file and kept nowhere.
 """
 _CONNECT_TIMEOUT_S = "5"
 #: threads of the server, each with one transaction at a time
@@ -49,16 +65,21 @@ class Api(FastAPI):
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application. Raises SettingsError if the database's address or the master key is not set."""
+    """The API with the pages in front. Raises SettingsError if the database's address or master key is not set."""
     url = make_url(settings.sqlalchemy_url)
     # A database that is away must be an answer, not a request that hangs.
     url = url.update_query_dict({"connect_timeout": url.query.get("connect_timeout", _CONNECT_TIMEOUT_S)})
     database = Database(url.render_as_string(hide_password=False), pool_size=_CONNECTIONS)
     _ = settings.master
+    mailer = Mailer(settings, database)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(mailer.run()), asyncio.create_task(Caller(settings, database).run())]
         yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         database.dispose()
 
     app = Api(
@@ -82,6 +103,9 @@ def create_app(settings: Settings) -> FastAPI:
         lists.router,
         deliveries.patients,
         deliveries.deliveries,
+        following.changes,
+        following.callbacks,
+        evidence.router,
         controls.holds,
         controls.keys,
         webhooks.router,
@@ -89,6 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
     ):
         app.include_router(router)
     problems.install(app)
+    app.add_middleware(Front, pages=create_pages(settings, database, mailer.wake))
     app.add_middleware(BodyLimit, max_list_bytes=settings.max_list_bytes)
     app.add_middleware(Wire)
     app.add_middleware(Around)

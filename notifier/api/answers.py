@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Path, Request, Response
 from pydantic import (
@@ -17,6 +17,7 @@ from pydantic import (
     StringConstraints,
 )
 
+from notifier import deciding, lists
 from notifier.api.protocol import is_known, tag_of
 from notifier.states import Campaign as CampaignState
 from notifier.states import Channel, Outcome, Variant
@@ -231,6 +232,177 @@ class ListProblem(Said):
     """As a spreadsheet counts: the first line of the file is 1."""
     column: str
     reason: str
+
+
+class ColumnLine(Said):
+    """How one column of a list is read."""
+
+    header: str
+    meaning: str | None
+    """Null: it is not read."""
+    by: Literal["name", "given", "remembered", "asked"]
+    """Its name, what was sent with it, what was said of an earlier list; or it has to be asked about."""
+    could_be: list[str]
+
+
+class Question(Said):
+    """What must be said before a list can be read."""
+
+    subject: str
+    """A header, or "sheet"."""
+    options: list[str]
+    french: str
+    english: str
+
+
+class ListNote(Said):
+    """What is true for a whole file."""
+
+    code: str
+    count: int
+    fr: str
+    en: str
+
+
+class ListSheet(Said):
+    """One sheet of a spreadsheet."""
+
+    name: str
+    is_hidden: bool
+    has_patients: bool
+
+
+class ListDifference(Said):
+    """What an import would change. rows = refused + new + changed + unchanged + repeated."""
+
+    rows: int
+    refused: int
+    new: int
+    repeated: int
+    changed: int
+    unchanged: int
+    gone: int
+    """People of earlier lists whom this one does not name; nothing changes for them."""
+    informed: int
+    """Of those named again: told already, and not told again."""
+    due: int
+    """People to be told who were not before."""
+    new_rows: list[int]
+
+
+class ListLook(Said):
+    """A list before it is imported."""
+
+    format: str
+    columns: list[ColumnLine]
+    questions: list[Question]
+    notes: list[ListNote]
+    sheets: list[ListSheet]
+    sheet: str | None
+    has_earlier: bool
+    """The campaign has taken a list before."""
+    is_known: bool
+    """This very file was imported before."""
+    difference: ListDifference | None
+    """Null while questions are open."""
+    token: str
+    """Send it with the file to import exactly what was shown."""
+
+    @classmethod
+    def of(cls, seen: lists.Look) -> ListLook:
+        return cls.model_validate(seen)
+
+
+class Suggestion(Said):
+    """What a refused address was probably meant to be."""
+
+    row: int
+    column: str
+    reason: str
+    read: str
+    suggestion: str
+
+
+class Suggestions(Said):
+    """All suggestions of one list."""
+
+    items: list[Suggestion]
+
+
+class CodeInWords(Said):
+    """What a code means and what to do."""
+
+    code: str
+    fr: str
+    en: str
+
+
+class Codes(Said):
+    """All codes that a report may hold."""
+
+    items: list[CodeInWords]
+
+
+class DoubtfulPatient(Said):
+    """A patient, and the row of the list that named them first."""
+
+    patient: int
+    list_file: int
+    row: int
+
+
+class DecidedPatient(Said):
+    """What was said about another patient."""
+
+    patient: int
+    same: bool
+
+
+class Doubt(Said):
+    """A patient who may be the same person as others."""
+
+    id: int
+    reason: str
+    patient: int
+    list_file: int
+    row: int
+    others: list[DoubtfulPatient]
+    decided: list[DecidedPatient]
+
+    @classmethod
+    def of(cls, pair: deciding.Pair) -> Doubt:
+        others = [
+            DoubtfulPatient(patient=one.patient, list_file=one.list_file, row=one.row) for one in pair.others
+        ]
+        decided = [DecidedPatient(patient=other, same=same) for other, same in pair.decided.items()]
+        return cls(
+            id=pair.id,
+            reason=pair.reason,
+            patient=pair.mine.patient,
+            list_file=pair.mine.list_file,
+            row=pair.mine.row,
+            others=others,
+            decided=decided,
+        )
+
+
+class NewDecision(Heard):
+    """Whether two patients are one person."""
+
+    same: bool
+    other: BodyId | None = None
+    """The other patient, where there are several."""
+
+
+class Decision(Said):
+    """What was said about a doubt."""
+
+    doubt: int = _number("problem_id")
+    patient: int = _number("patient_id")
+    other: int = _number("other_id")
+    same: bool = _number("is_same")
+    decided_by: str
+    decided_at: Instant
 
 
 class Gap(Said):

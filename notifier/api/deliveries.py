@@ -135,6 +135,12 @@ class Replay(Release):
     possibly_twice: bool = False
     """Also what may have arrived; it is then marked so."""
 
+    @model_validator(mode="after")
+    def _code_is_of_a_campaign(self) -> Self:
+        if self.code is not None and self.campaign is None:
+            raise ValueError("code goes with a campaign")
+        return self
+
 
 class ActedOn(answers.Said):
     """What was done with the chosen deliveries, or would be."""

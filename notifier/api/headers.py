@@ -24,7 +24,9 @@ MAX_JSON_BYTES = 1024 * 1024
 #: what a form adds to the file in it
 FORM_BYTES = 64 * 1024
 _REPORT = re.compile(r"/webhooks/[^/]+")
-_LIST_UPLOAD = re.compile(r"/api/v1/campaigns/[0-9]+/lists")
+_LIST_UPLOAD = re.compile(
+    r"/api/v1/campaigns/[0-9]+/lists(?:/(?:look|report|corrections|suggestions|suggestions/accept))?"
+)
 #: asked every few seconds by machines
 _QUIET = {"/healthz", "/readyz", "/metrics"}
 

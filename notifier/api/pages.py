@@ -51,10 +51,10 @@ def page(
     """The rows after the cursor, ordered by `number`, their id. Raises InputError for a cursor that is not ours
     or belongs to another listing."""
     if asked.cursor is not None:
-        statement = statement.where(number > _after(listing, asked.cursor))
+        statement = statement.where(number > after_of(listing, asked.cursor))
     rows = session.scalars(statement.order_by(number).limit(asked.limit + 1)).all()
     shown = rows[: asked.limit]
-    more = _cursor(listing, _number(shown[-1], number)) if len(rows) > asked.limit else None
+    more = cursor_of(listing, _number(shown[-1], number)) if len(rows) > asked.limit else None
     return Page(items=[read(row) for row in shown], next=more)
 
 
@@ -63,11 +63,15 @@ def _number(row: Any, number: InstrumentedAttribute[int]) -> int:
     return value
 
 
-def _cursor(listing: str, number: int) -> str:
+def cursor_of(listing: str, number: int) -> str:
+    """The cursor behind this row of a listing."""
     return base64.urlsafe_b64encode(f"{listing}:{number}".encode()).decode().rstrip("=")
 
 
-def _after(listing: str, cursor: str) -> int:
+def after_of(listing: str, cursor: str | None) -> int:
+    """The last row shown; 0 on the first page. Raises InputError as `page` does."""
+    if cursor is None:
+        return 0
     wrong = InputError("This cursor is none of this listing's: take `next` of the page before as it is.")
     try:
         name, _, number = (

@@ -37,9 +37,11 @@ COMMANDS = {
         "notifier.cli.delivery:app", "List deliveries, follow one from its first try to its end, send again."
     ),
     "quarantine": Lazy("notifier.cli.quarantine:app", "See what was set aside; send it again or give it up."),
+    "evidence": Lazy("notifier.cli.evidence:app", "Write the file that proves who was told, and check one."),
     "queue": Lazy("notifier.cli.queue:app", "See whether everything moves; stop and let go on."),
     "provider": Lazy("notifier.cli.provider:app", "See who carries email and SMS, and who is on hold."),
     "key": Lazy("notifier.cli.key:app", "Make and revoke keys for the API."),
+    "user": Lazy("notifier.cli.user:app", "Invite who signs in to the pages; reset and revoke."),
     "journal": Lazy("notifier.cli.journal:app", "See who did what, and check that it was not changed since."),
     "migrate": Lazy("notifier.cli.processes:migrate", "Bring the database to this version's tables."),
     "api": Lazy("notifier.cli.processes:api", "Run the HTTP API and the pages."),

@@ -5,8 +5,11 @@ The exit code is 0 wherever the question could be answered, whatever the answer;
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -18,9 +21,13 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from notifier import addresses, importing, sms
+from notifier import addresses, importing, reporting, sentences, sms
 from notifier.addresses import Reason
-from notifier.errors import NotifierError
+from notifier.checking import domains_of, rows_of
+from notifier.domains import Domains
+from notifier.errors import InputError, ListError, NotifierError
+from notifier.importers import Limits, Question, open_list
+from notifier.judging import Setting
 from notifier.settings import load
 
 app = typer.Typer(
@@ -30,10 +37,6 @@ app = typer.Typer(
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _Region = Annotated[str, typer.Option("--region", help="Country the practice dials from (ISO 3166-1, as in FR).")]
-#: the sentences for every reason a list's report may hold
-_WORDS: dict[str, tuple[str, str]] = {
-    str(code): words for table in (addresses.WORDS, importing.WORDS) for code, words in table.items()
-}
 
 
 @app.command()
@@ -96,26 +99,91 @@ def sms_text(
 def patient_list(
     file: Annotated[Path, typer.Argument(help="The list as the practice software exported it.")],
     region: _Region = "FR",
-    show: Annotated[bool, typer.Option("--show", help="Also show every row as it was understood.")] = False,
+    show: Annotated[
+        bool,
+        typer.Option("--show", help="Also show every row as it was understood, and what became of each cell."),
+    ] = False,
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", help="What a column holds: 'Tél 1=phone', 'Note=ignore'.")
+    ] = None,
+    sheet: Annotated[str | None, typer.Option(help="Which sheet of a spreadsheet is read.")] = None,
+    check_domains: Annotated[
+        bool | None,
+        typer.Option("--check-domains/--no-check-domains", help="Ask the DNS which domains take mail, each once."),
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Read a patient list as an import would, and report every refused or doubtful row."""
     try:
         with _progress(as_json) as report:
-            answer = importing.check_list(
-                file,
-                region.upper(),
-                show=show,
-                today=datetime.now(UTC).date(),
-                max_bytes=load().max_list_bytes,
-                progress=report,
-            )
+            answer = _checked(file, region.upper(), show, mapping_of(map_), sheet, check_domains, report)
     except NotifierError as error:
         _fail(error.message, as_json)
     if as_json:
         _print_json(answer)
     else:
         _show_list(answer)
+
+
+def _checked(
+    file: Path,
+    region: str,
+    show: bool,
+    mapping: dict[str, str],
+    sheet: str | None,
+    check_domains: bool | None,
+    progress: _progress,
+) -> dict[str, Any]:
+    settings, today = load(), datetime.now(UTC).date()
+    limits = Limits(max_bytes=settings.max_list_bytes)
+    with open_list(file, mapping=mapping, sheet=sheet, today=today, limits=limits) as reader:
+        if reader.questions:
+            raise ListError(questions_in_words(reader.questions))
+        setting = Setting(region, today, reader.names_people)
+        if settings.check_mail_domains if check_domains is None else check_domains:
+            dead = asyncio.run(Domains().dead(domains_of(rows_of(reader, setting))))
+            setting = replace(setting, dead_domains=dead)
+        answer = importing.check_list(
+            file,
+            region,
+            show=show,
+            today=today,
+            dead_domains=setting.dead_domains,
+            max_bytes=settings.max_list_bytes,
+            progress=progress,
+            mapping=mapping,
+            sheet=sheet,
+        )
+        if show:
+            report = reporting.Report(reader, setting, every=True)
+            answer["decisions"] = [row.as_dict() for row in report]
+            answer["report"] = report.summary()
+    return answer
+
+
+def mapping_of(said: Sequence[str] | None) -> dict[str, str]:
+    """`--map` options as a mapping. Raises InputError for one without a column or a meaning."""
+    mapping = {}
+    for one in said or ():
+        name, separator, meaning = one.rpartition("=")
+        if not separator or not name.strip():
+            raise InputError(f"--map needs a column and its meaning, as in 'Tél 1=phone'; not {one!r}.")
+        mapping[name.strip()] = meaning.strip()
+    return mapping
+
+
+def questions_in_words(questions: Sequence[Question]) -> str:
+    """What must be said about a list before it can be read, and how to say it on the command line."""
+    asked = [
+        f"{question.english} Answer: "
+        + (
+            f"--sheet {question.options[0]!r}"
+            if question.subject == "sheet"
+            else " or ".join(f"--map {f'{question.subject}={option}'!r}" for option in question.options)
+        )
+        for question in questions[:10]
+    ]
+    return "Before this list can be read:\n" + "\n".join(asked)
 
 
 class _progress:
@@ -168,7 +236,7 @@ def _show_list(answer: dict[str, Any]) -> None:
     if answer["problems"]:
         problems = Table("row", "column", "reason", "in words", title="Refused or doubtful")
         for problem in answer["problems"]:
-            words = _WORDS[problem["reason"]][1]
+            words = sentences.in_language(problem["reason"], "en")
             problems.add_row(str(problem["row"]), problem["column"], problem["reason"], escape(words))
         console.print(problems)
     if "patients" in answer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +18,7 @@ from notifier.cli.campaign import CampaignId
 from notifier.controlling import Again, Chosen
 from notifier.errors import InputError, NotFoundError
 from notifier.models import Attempt, Campaign, Delivery, DeliveryPatient, Patient, Receipt
+from notifier.providers.base import message_id
 from notifier.states import Channel
 from notifier.states import Delivery as State
 
@@ -29,11 +29,11 @@ app = typer.Typer(
     no_args_is_help=True, help="List deliveries, follow one from its first try to its end, send again."
 )
 
+#: number the database can count to
+LARGEST = 2**63 - 1
 _COLUMNS = (
     "id", "channel", "language", "variant", "state", "reason", "tries", "possibly_twice", "due_at",
 )  # fmt: skip
-#: a mail server's words of acceptance may repeat the address; a provider's number does not
-_PROVIDERS_NUMBER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @app.command(name="list")
@@ -70,7 +70,9 @@ def list_(
 
 @app.command()
 def show(
-    delivery: Annotated[int, typer.Argument(metavar="DELIVERY", help="The delivery's number.", min=1)],
+    delivery: Annotated[
+        int, typer.Argument(metavar="DELIVERY", help="The delivery's number.", min=1, max=LARGEST)
+    ],
     as_json: common.Json = False,
 ) -> None:
     """Show a delivery's whole life: state, attempts and receipts with their times and codes."""
@@ -113,8 +115,12 @@ def show(
     common.emit(document, as_json, show)
 
 
-_Ids = Annotated[list[int] | None, typer.Argument(metavar="[DELIVERY]...", help="Their numbers.", min=1)]
-OfCampaign = Annotated[int | None, typer.Option("--campaign", help="All of this campaign instead.", min=1)]
+Ids = Annotated[
+    list[int] | None, typer.Argument(metavar="[DELIVERY]...", help="Their numbers.", min=1, max=LARGEST)
+]
+OfCampaign = Annotated[
+    int | None, typer.Option("--campaign", help="All of this campaign instead.", min=1, max=LARGEST)
+]
 Why = Annotated[str, typer.Option("--reason", help="Kept in the journal.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
@@ -126,7 +132,7 @@ EvenTold = Annotated[
 @app.command()
 def replay(
     reason: Why,
-    deliveries: _Ids = None,
+    deliveries: Ids = None,
     campaign: OfCampaign = None,
     state: Annotated[
         State, typer.Option(help="With --campaign: failed, or unknown if it may go out twice.")
@@ -175,7 +181,7 @@ def choose(ids: Sequence[int] | None, campaign: int | None, code: str | None = N
 def act_on_chosen(
     done: str, act: Callable[[common.Work, bool], Again], *, dry_run: bool, yes: bool, as_json: bool
 ) -> None:
-    """Says what an act would do, asks, and does it. Raises ConflictError where there is nothing to do."""
+    """Says what an act would do, asks, and does it. Raises ConflictError for a no; nothing to do is no error."""
     with common.database() as (database, settings):
 
         def run(dry: bool) -> Again:
@@ -200,16 +206,12 @@ def _said(verb: str, found: Again) -> str:
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
     names = ("fence", "provider", "notice_id", "started_at", "ended_at", "outcome", "code")
-    return common.columns_of(attempt, *names) | {"provider_message_id": _number(attempt.provider_message_id)}
+    return common.columns_of(attempt, *names) | {"provider_message_id": message_id(attempt.provider_message_id)}
 
 
 def _receipt(receipt: Receipt) -> dict[str, Any]:
     names = ("id", "provider", "event", "code", "event_at", "received_at", "applied_at", "effect")
-    return common.columns_of(receipt, *names) | {"provider_message_id": _number(receipt.provider_message_id)}
-
-
-def _number(message_id: str | None) -> str | None:
-    return message_id if message_id and _PROVIDERS_NUMBER.fullmatch(message_id) else None
+    return common.columns_of(receipt, *names) | {"provider_message_id": message_id(receipt.provider_message_id)}
 
 
 def _history(delivery: Delivery, attempts: Sequence[Attempt], receipts: Sequence[Receipt]) -> list[dict[str, Any]]:

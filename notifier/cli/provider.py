@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import typer
@@ -10,7 +9,7 @@ from sqlalchemy import func, or_, select
 
 from notifier.cli import common
 from notifier.models import Hold
-from notifier.providers import PROVIDERS as PROVIDERS  # others of the command line read it from here
+from notifier.providers import PROVIDERS
 from notifier.settings import Settings
 from notifier.states import Channel
 
@@ -39,34 +38,6 @@ def list_(as_json: common.Json = False) -> None:
         as_json,
         ["name", "channel", "in_use", "at", "sender", "rate_per_s", "ready", "receipts", "holds", "reasons"],
     )
-
-
-#: beginnings of codes that no person is to blame for, and what to look at; see `providers` for the codes
-_ADVICE = (
-    (r"http_\d+_account_under_validation", "the provider has not released the account yet: ask it to"),
-    (r"http_402|http_\d+_not_enough_credits", "the account has no credit left: fill it up"),
-    (
-        r"http_(401|403)|http_\d+_(unauthorized|permission_denied)|smtp_53\d",
-        "check the key, or the user name and password",
-    ),
-    (
-        r"http_(?!408|429)[34]\d\d",
-        "the provider refuses what we ask for: check its address, the sender, and the notice's length and words",
-    ),
-    (r"smtp_5\d\d_5\.(7\.|1\.[78])", "our sender is refused: check its address, SPF, DKIM, and block lists"),
-    (r"unfit_header", "a doctor's name or address cannot stand in an email's headers: correct it"),
-    (r"unfit_text", "the notice holds {{, {% or {#, which the provider would act on: take it out of the facts"),
-    (r"connect_failed|connection_lost", "it does not answer: check its address, port and security"),
-    (r"http_429|smtp_4", "it asks us to slow down: nothing is to do"),
-)
-#: codes of `_ADVICE` that mean our fault: everything but a request to slow down
-OUR_FAULT = "^(" + "|".join(pattern for pattern, _ in _ADVICE[:-1]) + ")"
-
-
-def advice(code: str) -> str:
-    """What to look at when a provider refuses or is held with this code."""
-    found = (said for pattern, said in _ADVICE if re.match(pattern, code))
-    return next(found, "check the key and the relay or the provider")
 
 
 def _configured(settings: Settings) -> list[dict[str, Any]]:

@@ -9,14 +9,15 @@ from sqlalchemy import text
 
 from notifier import controlling
 from notifier.cli import common
-from notifier.cli.delivery import DryRun, EvenTold, OfCampaign, Why, Yes, act_on_chosen, choose
+from notifier.cli.delivery import LARGEST, DryRun, EvenTold, Ids, OfCampaign, Why, Yes, act_on_chosen, choose
 from notifier.controlling import Again
+from notifier.errors import NotFoundError
+from notifier.models import Campaign
 from notifier.states import Delivery as State
 
 app = typer.Typer(no_args_is_help=True, help="See what was set aside; send it again or give it up.")
 
 _COLUMNS = ("id", "campaign_id", "channel", "language", "reason", "crashes", "tries", "possibly_twice")
-_Ids = Annotated[list[int] | None, typer.Argument(metavar="[DELIVERY]...", help="Their numbers.", min=1)]
 
 #: Only campaigns that have some are looked through: `tally` names them.
 _SET_ASIDE = text(
@@ -34,13 +35,15 @@ _SET_ASIDE = text(
 
 @app.command(name="list")
 def list_(
-    campaign: Annotated[int | None, typer.Option(help="Only this campaign.", min=1)] = None,
+    campaign: Annotated[int | None, typer.Option(help="Only this campaign.", min=1, max=LARGEST)] = None,
     after: common.After = 0,
     limit: common.Limit = 200,
     as_json: common.Json = False,
 ) -> None:
     """List what was set aside, and why."""
     with common.work() as work:
+        if campaign is not None and work.session.get(Campaign, campaign) is None:
+            raise NotFoundError(f"There is no campaign {campaign}.")
         values = {"campaign_id": campaign, "after": after, "limit": limit + 1}
         found = work.session.execute(_SET_ASIDE, values).all()
     rows = [common.columns_of(row, *_COLUMNS) for row in found[:limit]]
@@ -53,7 +56,7 @@ def list_(
 @app.command()
 def release(
     reason: Why,
-    deliveries: _Ids = None,
+    deliveries: Ids = None,
     campaign: OfCampaign = None,
     even_told: EvenTold = False,
     dry_run: DryRun = False,
@@ -80,7 +83,7 @@ def release(
 @app.command(name="give-up")
 def give_up(
     reason: Why,
-    deliveries: _Ids = None,
+    deliveries: Ids = None,
     campaign: OfCampaign = None,
     dry_run: DryRun = False,
     yes: Yes = False,

@@ -5,6 +5,7 @@ The format goes by what the file holds, never by its name: practice software cal
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -103,6 +104,10 @@ def open_list(
 def _read(stream: BinaryIO, asked: Asked, filename: str | None) -> RawList:
     format_ = formats.recognise(stream)
     opened = _READERS[format_](stream, asked)
+    if asked.mapping or asked.sheet:
+        # the same file read in another way is another list: it must not pass for one imported already
+        said = repr((sorted((asked.mapping or {}).items()), asked.sheet))
+        opened.sha256 = hashlib.sha256(opened.sha256 + said.encode(errors="replace")).digest()
     if formats.contradicts(filename, format_):
         opened.add_note(Note(Code.WRONG_EXTENSION, names=(format_,)))
     return opened

@@ -11,13 +11,11 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from notifier.errors import ListError
 from notifier.importers.encodings import Text, examine, repaired
-from notifier.importers.rows import MAX_BYTES, Asked, Doubt, Format, Limits, RawList
+from notifier.importers.rows import Asked, Doubt, Format, Limits, RawList
 from notifier.importers.tables import Head, Record, find_head, notes_on_head, read_head, trimmed
 
 #: a quoted cell may run over so many lines; with more, its quote is taken as never closed
@@ -52,17 +50,6 @@ def read(stream: BinaryIO, asked: Asked) -> RawList:
 
 
 # --- structure --------------------------------------------------------------------------------------
-
-
-# Names from before there were other formats, for callers that have not moved yet.
-ListReader = RawList
-
-
-def open_list(source: Path | BinaryIO, max_bytes: int = MAX_BYTES) -> AbstractContextManager[RawList]:
-    """As `importers.open_list`, which takes more."""
-    from notifier import importers
-
-    return importers.open_list(source, limits=Limits(max_bytes=max_bytes))
 
 
 def _find_header(
@@ -108,14 +95,14 @@ def _records(stream: BinaryIO, text: Text, delimiter: str, width: int | None, li
 
 
 _FORMULA_TEXT = re.compile(r'\s*="([^"]*)"\s*')
-#: a spreadsheet would take text that begins so for a formula; our own reports put an apostrophe before it
-_FORMULA_SIGNS = "=+-@'\t\r"
+#: a spreadsheet takes text that begins so for a formula or a number: an apostrophe before it keeps it as it is
+GUARDED_SIGNS = "=+-@\t\r\n＝＋－＠'0123456789"
 
 
 def _opened(cell: str) -> str:
-    """Without what keeps a spreadsheet from computing a cell: `="0639…"`, `'+3363…`."""
+    """Without what keeps a spreadsheet from computing a cell: `="0639…"`, `'+3363…`, `'0639…`."""
     if cell.startswith("'"):
-        return cell[1:] if len(cell) > 1 and cell[1] in _FORMULA_SIGNS else cell
+        return cell[1:] if len(cell) > 1 and cell[1] in GUARDED_SIGNS else cell
     if "=" not in cell:
         return cell
     text = _FORMULA_TEXT.fullmatch(cell)

@@ -14,7 +14,6 @@ from notifier.importers.rows import Format
 _ZIP = b"PK\x03\x04"
 _OTHER_KINDS = {
     b"%PDF": "a PDF document",
-    b"\xd0\xcf\x11\xe0": "an old Excel document (.xls), or one that is protected by a password",
     b"\x1f\x8b": "a compressed file (gzip)",
     b"7z\xbc\xaf": "a compressed file (7z)",
     b"Rar!": "a compressed file (RAR)",
@@ -24,6 +23,9 @@ _OTHER_KINDS = {
     b"SQLite format 3": "a database (SQLite)",
 }
 _AS_LIST = "Save it as XLSX or CSV (in Excel: Save as, CSV UTF-8) and hand that in."
+#: the container of old Office documents, and of new ones that are encrypted (MS-CFB §2.2, MS-OFFCRYPTO §2.3)
+_COMPOUND = b"\xd0\xcf\x11\xe0"
+_ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
 _START = 4096
 _ENDINGS = {
     ".csv": {Format.CSV},
@@ -45,6 +47,8 @@ def recognise(stream: BinaryIO) -> Format:
     start = stream.read(_START)
     if start.startswith((_ZIP, b"PK\x05\x06")):
         return _of_zip(stream)
+    if start.startswith(_COMPOUND):
+        raise _of_compound(stream)
     for magic, kind in _OTHER_KINDS.items():
         if start.startswith(magic):
             raise ListError(f"This is {kind}, not a list. {_AS_LIST}")
@@ -54,6 +58,22 @@ def recognise(stream: BinaryIO) -> Format:
     if text[:1] in (b"{", b"["):
         return _of_json(stream)
     return Format.CSV
+
+
+def _of_compound(stream: BinaryIO) -> ListError:
+    """What to do with an old or encrypted document; the names of its parts stand near its start or its end."""
+    stream.seek(0)
+    ends = stream.read(65536)
+    stream.seek(max(0, stream.seek(0, 2) - 65536))
+    if _ENCRYPTED in ends + stream.read(65536):
+        return ListError(
+            "This document is protected by a password. Open it in Excel, take the password off (File, Info, "
+            "Protect Workbook), save it as XLSX and hand that in."
+        )
+    return ListError(
+        "This is an old Excel document (.xls). Open it in Excel or LibreOffice, choose Save as, XLSX (Classeur "
+        "Excel), and hand that in."
+    )
 
 
 def contradicts(filename: str | None, found: Format) -> bool:
@@ -81,7 +101,10 @@ def _of_zip(stream: BinaryIO) -> Format:
     ):
         return Format.ODS
     if "xl/workbook.bin" in names:
-        raise ListError(f"This is an Excel document in binary form (.xlsb). {_AS_LIST}")
+        raise ListError(
+            "This is an Excel document in binary form (.xlsb). Open it in Excel, choose Save as, XLSX (Classeur "
+            "Excel), and hand that in."
+        )
     if any(re.fullmatch(r"(?i)/?xl/workbook\d*\.xml", name) for name in names):
         return Format.XLSX
     if mimetype or "[Content_Types].xml" in names:

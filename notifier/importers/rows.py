@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
 from typing import BinaryIO
@@ -126,6 +126,8 @@ class RawRow:
     cells: dict[Column, list[str]]
     #: what the reader had to guess about this row
     doubts: Sequence[Doubt] = ()
+    #: of a table: every cell in the order of the headers, read or not, as it stands in the file
+    fields: Sequence[str] = field(default=(), repr=False, compare=False)
 
     @property
     def is_refused(self) -> bool:
@@ -255,7 +257,7 @@ class RawList:
     """An open list: what was recognised, what must be asked, and its rows."""
 
     format: Format
-    #: of the whole file, byte for byte
+    #: of the whole file, byte for byte, and of the mapping and the sheet where they were given
     sha256: bytes
     headers: tuple[Header, ...]
     #: row number of the header; 0 where a format has none

@@ -87,7 +87,7 @@ def trimmed(cells: list[str]) -> list[str]:
 
 
 #: a comment column that holds one of these says that there is no comment
-_NO_COMMENT = frozenset({"non", "no", "n", "0", "false", "faux", "-", "--", "/", "néant", "neant", "aucun", "ras"})
+NO_COMMENT = frozenset({"non", "no", "n", "0", "false", "faux", "-", "--", "/", "néant", "neant", "aucun", "ras"})
 
 
 @dataclass(slots=True)
@@ -112,13 +112,13 @@ class Rows:
             if looking:
                 looking = self._look_at_unread(looking, fields)
             if fields and fields[0] == first and fields[:width] == self.head.cells:
-                yield RawRow(number, {}, [Doubt.HEADER_AGAIN])
+                yield RawRow(number, {}, [Doubt.HEADER_AGAIN], fields)
                 continue
             cells = _cells(fields, places)
             if len(fields) > width and any(map(visible, fields[width:])):
                 doubts = [*doubts, Doubt.MORE_CELLS]
             if cells or doubts or any(map(visible, fields)):
-                yield RawRow(number, cells, doubts)
+                yield RawRow(number, cells, doubts, fields)
 
     def _start_looking(self) -> list[int]:
         self._unread = {index: [0, 0] for index, header in enumerate(self.layout.headers) if header.column is None}
@@ -179,7 +179,7 @@ def _cells(fields: list[str], places: _Places) -> dict[Column, list[str]]:
         if index < width and (value := visible(fields[index])):
             if column is Column.COMMENT:
                 # the text itself goes no further than this line: GDPR article 5(1)(c)
-                value = "none" if value.casefold() in _NO_COMMENT else "present"
+                value = "none" if value.casefold() in NO_COMMENT else "present"
             cells.setdefault(column, []).append(f"{value} ({note})" if note else value)
     return cells
 

@@ -6,6 +6,7 @@ A provider module knows one vendor's wire format and nothing of our database.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -76,6 +77,16 @@ class Outcome:
     hold: bool = False
     #: surely not sent, and refused for some message of its batch, maybe another one: hand it over by itself now
     alone: bool = False
+
+
+#: a number or a short word, or digits at a relay: anything else could hold a person
+_MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}|<[0-9.]{1,60}@[A-Za-z0-9.-]{1,100}>")
+
+
+def message_id(value: object) -> str | None:
+    """A provider's name of a message as people may see it; None if it has a form that could hold a person."""
+    known = isinstance(value, int | str) and _MESSAGE_ID.fullmatch(str(value))
+    return str(value) if known else None
 
 
 #: given up before a byte of the message went out, because it was stopped meanwhile

@@ -13,14 +13,12 @@ from typing import Any
 import orjson
 from pydantic import SecretStr
 
-from notifier.providers.base import Blame, Event, Kind, Outcome, Receipt
+from notifier.providers.base import Blame, Event, Kind, Outcome, Receipt, message_id
 from notifier.providers.http import HttpClient, NoAnswer, NotSent
 from notifier.providers.http_answer import Response
 
 _RETRY_CONNECT = timedelta(seconds=5)
 _WORD = re.compile(r"[A-Za-z][A-Za-z_ ]{0,39}")
-#: of an SMS a number or a short word, of an email digits at a relay; anything else could hold a person
-_MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,60}|<[0-9.]{1,60}@[A-Za-z0-9.-]{1,100}>")
 #: codes that may be about the contact
 _PARAMETER = frozenset({"invalid_parameter", "missing_parameter", "out_of_range"})
 #: codes of an answer that are about the account, whatever its status
@@ -56,12 +54,16 @@ def said(response: Response) -> dict[str, Any]:
 
 
 def read(response: Response, is_persons: Callable[[str], bool]) -> Outcome:
-    """What an answer means. `is_persons` tells from an error's text whether the contact is what is wrong."""
+    """What an answer means. `is_persons` tells from an error's text whether the contact is what is wrong.
+
+    A 5xx is a refusal only with Brevo's own error in it. Without, it is a page of something in between, which may
+    have passed the request on before: 502 and 504 say so (RFC 9110 §15.6.3, §15.6.5), and for 503 Fastly gives
+    its "first byte timeout" (fastly.com/documentation/guides/vcl/errors), Envoy a connection that broke after the
+    request. A Retry-After proves nothing: Varnish puts one into each page of its own. Read 2026-11-25.
+    """
     answer = said(response)
-    word, status = answer.get("code"), response.status
-    code = f"http_{status}"
-    if isinstance(word, str) and word.replace("_", "").isalpha():
-        code = f"{code}_{word[:40]}"
+    word, status = _word(answer), response.status
+    code = f"http_{status}_{word}" if word else f"http_{status}"
     raw = f"{status} {response.body[:2000].decode('utf-8', 'replace')}"
     if status >= 400 and word in _ACCOUNT:
         return Outcome(Kind.REFUSED, code, Blame.OURS, raw=raw, hold=True)
@@ -78,12 +80,12 @@ def read(response: Response, is_persons: Callable[[str], bool]) -> Outcome:
             if word in _PARAMETER and is_persons(str(answer.get("message", "")).lower()):
                 return Outcome(Kind.REFUSED, "refused_contact", Blame.PERSON, raw=raw)
             return Outcome(Kind.REFUSED, code, Blame.OURS, raw=raw)
-        case 408 | 503:  # the server did not get, or not take, the request (RFC 9110 §15.5.9, §15.6.4)
+        case 408:  # the server did not get the request (RFC 9110 §15.5.9)
             return Outcome(Kind.REFUSED, code, Blame.LATER, raw=raw)
         case _ if status >= 500:
-            # With Brevo's own error body it was refused; a gateway's page says nothing about what is behind it.
-            kind = Kind.REFUSED if word else Kind.UNKNOWN
-            return Outcome(kind, code, Blame.LATER if word else None, raw=raw)
+            if word:
+                return Outcome(Kind.REFUSED, code, Blame.LATER, raw=raw)
+            return Outcome(Kind.UNKNOWN, code, raw=raw)
         case _ if status < 300:
             # A success that names no message is not Brevo's: it may have come from something in between.
             return Outcome(Kind.UNKNOWN, code, raw=raw)
@@ -91,10 +93,11 @@ def read(response: Response, is_persons: Callable[[str], bool]) -> Outcome:
             return Outcome(Kind.REFUSED, code, Blame.OURS, raw=raw)
 
 
-def message_id(value: object) -> str | None:
-    """Brevo's name of a message, if it has a form that cannot hold a person."""
-    known = isinstance(value, int | str) and _MESSAGE_ID.fullmatch(str(value))
-    return str(value) if known else None
+def _word(answer: Mapping[str, Any]) -> str:
+    """Brevo's code of an error, at most 40 letters; empty if there is none, as in what a gateway says."""
+    word = answer.get("code")
+    is_one = isinstance(word, str) and word.isascii() and word.replace("_", "").isalpha()
+    return str(word)[:40] if is_one else ""
 
 
 def _reset_after(headers: Mapping[bytes, bytes]) -> timedelta:

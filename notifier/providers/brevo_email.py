@@ -20,7 +20,7 @@ from datetime import timedelta
 import orjson
 
 from notifier.providers import brevo
-from notifier.providers.base import Blame, Event, Kind, Message, Outcome, Receipt
+from notifier.providers.base import Blame, Event, Kind, Message, Outcome, Receipt, message_id
 from notifier.providers.brevo_email_body import Frame, frame_of
 from notifier.providers.http import NoAnswer, NotSent
 from notifier.providers.http_answer import Response
@@ -214,8 +214,7 @@ def _each(outcome: Outcome, response: Response | None, count: int) -> list[Outco
             return [replace(outcome, provider_message_id=None)] * count
         # In the order of the versions, as django-anymail relies on; receipts go by the reference anyway.
         return [
-            replace(outcome, provider_message_id=brevo.message_id(one), raw=f"{outcome.code} {one}"[:200])
-            for one in ids
+            replace(outcome, provider_message_id=message_id(one), raw=f"{outcome.code} {one}"[:200]) for one in ids
         ]
     if outcome.kind is Kind.REFUSED and outcome.blame in (Blame.PERSON, Blame.OURS) and not outcome.hold:
         # Brevo checks a request as a whole, and does not say reliably which version it means.

@@ -124,19 +124,25 @@ class SmtpProvider:
         return f"{local}+{reference}@{domain}".encode()
 
     def _refused(self, code: int, text: str, blame: Blame | None = None, *, hold: bool = False) -> Outcome:
+        # aiosmtplib keeps bytes that are no UTF-8 as half characters, which nobody can write down.
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         verdict = judge(code, text)
         wait = verdict.retry_after / self._time_scale if verdict.retry_after else None
         raw = f"{code} {text}"[:2000]
         return Outcome(Kind.REFUSED, short_code(code, text), blame or verdict.blame, wait, raw=raw, hold=hold)
 
 
-#: how common servers name what they took; the rest of the reply may repeat the recipient's address
-_QUEUED = re.compile(r"(?:queued as|\bid=|Message accepted:?|\bqp) ?([A-Za-z0-9._-]{4,64})\b", re.IGNORECASE)
+#: How common servers name what they took. The rest of the reply may repeat the recipient's address, so what has no
+#: digit, or could be the first part of an address, is no name.
+_QUEUED = re.compile(
+    r"(?:queued as|\bid=|Message accepted:?|\bqp) ?(?=[A-Za-z._-]*[0-9])([A-Za-z0-9._-]{4,64}+)(?![^\s<>]*@)",
+    re.IGNORECASE,
+)
 
 
 def _queue_id(reply: str) -> str | None:
     found = _QUEUED.search(reply)
-    return found[1] if found else None
+    return found[1].rstrip(".") if found else None
 
 
 def _known(outcome: Outcome) -> asyncio.Future[Outcome]:

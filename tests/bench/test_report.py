@@ -71,6 +71,16 @@ def test_a_figure_of_scale_stands_where_its_target_looks():
     assert "| ≤ 1.1 times | 1.2 | **missed** |" in report.page(results)
 
 
+def test_one_wrong_contact_among_many_is_not_rounded_away():
+    figures = {"precision": [0.99998], "recall": [0.9972], "wrong_per_1000": [0.02], "missed_per_1000": [2.8],
+               "contacts_taken": [50_000], "contacts_usable": [50_100], "judge_us_cpu": [40.0]}  # fmt: skip
+    page = report.page({"lists": make_section("lists", figures=figures, kinds={"bad phone": 1})})
+    assert "| 99.9980% | 99.9980% |" in page
+    assert "| ≤ 0 per 1,000 | 0.02 | **missed** |" in page
+    assert "| ≤ 5 per 1,000 | 2.8 | met |" in page
+    assert "bad phone (1)" in page
+
+
 @pytest.mark.parametrize(
     ("value", "shown"), [(0, "0"), (0.12345, "0.123"), (9.87, "9.87"), (99.96, "100"), (1234.5, "1,234")]
 )
@@ -82,4 +92,4 @@ def test_every_target_names_a_figure_of_its_own():
     figures = [target.figure for target in TARGETS]
     assert len(set(figures)) == len(figures)
     sections = {figure.partition(".")[0] for figure in figures}
-    assert sections <= {*MODES, "import", "fan-out", "scale", "backlog"}
+    assert sections <= {*MODES, "import", "fan-out", "lists", "scale", "backlog"}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
 
 from notifier import models
 from notifier.checking import check_list
@@ -18,6 +19,7 @@ from notifier.importing import (
     CONTACT_PURPOSE,
     IDENTITY_PURPOSE,
     Difference,
+    _Saving,
     compare_list,
     contact_blind,
     import_list,
@@ -763,3 +765,117 @@ def test_the_data_key_of_a_campaign_opens_what_was_saved(master: MasterKey):
     key = master.open_data_key(master.new_data_key(1), 1)
     sealed = key.seal(Identity(last_name="M").to_json(), IDENTITY_PURPOSE)
     assert Identity.from_json(key.open(sealed, IDENTITY_PURPOSE)).last_name == "M"
+
+
+# --- a list that mostly says what is known already -----------------------------------------------------
+
+
+def _everything_of(session) -> list[tuple]:
+    """All that lists have saved, but for what is random by design."""
+    tables = {
+        "patient": "id, row, merged, person_blind, id_blind, national_blind, name_blind, language, variant, "
+        "comment_sensitive, affected, outcome, outcome_reason, listed_in - min(listed_in) OVER (), "
+        "changed_in - min(listed_in) OVER ()",
+        "contact": "id, channel, value_blind",
+        "patient_contact": "patient_id, contact_id, rank",
+        "list_problem": 'list_file_id - min(list_file_id) OVER (), row, "column", reason',
+        "list_file": "id, rows, accepted, merged, refused",
+    }
+    return [
+        tuple(row)
+        for table, columns in tables.items()
+        for row in session.execute(text(f"SELECT {columns} FROM {table} ORDER BY 1, 2, 3"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("head", "first", "further", "expected"),
+    [
+        # said again as it was
+        ("id;nom;email", ["1;M;a@example.fr"], ["1;M;a@example.fr"], (0, 0, 1, 0)),
+        # a contact in another order, and one that is gone
+        ("id;nom;email", ["1;M;a@example.fr / b@example.fr"], ["1;M;b@example.fr / a@example.fr"], (0, 1, 0, 0)),
+        ("id;nom;email", ["1;M;a@example.fr / b@example.fr"], ["1;M;a@example.fr"], (0, 1, 0, 0)),
+        # twice in the further list
+        ("id;nom;email", ["1;M;a@example.fr"], ["1;M;a@example.fr", "1;M;a@example.fr"], (0, 0, 1, 1)),
+        # named once by the number and once by name and birth date
+        (
+            "id;nom;prenom;ne le;email",
+            [";M;A;1/1/1960;a@example.fr"],
+            [";M;A;1/1/1960;a@example.fr", "7;M;A;1/1/1960;a@example.fr"],
+            (0, 1, 0, 1),
+        ),
+        # two people of one number, and both again in the other order
+        ("id;nom;email", ["1;M;a@example.fr", "1;N;b@example.fr"], ["1;N;b@example.fr", "1;M;a@example.fr"], (0, 0, 2, 0)),
+        # a death, and one that is over
+        ("id;nom;email;decede", ["1;M;a@example.fr;"], ["1;M;a@example.fr;oui"], (0, 1, 0, 0)),
+        ("id;nom;email;decede", ["1;M;a@example.fr;oui"], ["1;M;a@example.fr;"], (0, 1, 0, 0)),
+        # a sensitive comment that is none
+        (
+            "id;nom;email;remarque;commentaire sensible",
+            ["1;M;a@example.fr;x;oui"],
+            ["1;M;a@example.fr;x;oui"],
+            (0, 0, 1, 0),
+        ),
+        ("id;nom;email;concerne", ["1;M;a@example.fr;non"], ["1;M;a@example.fr;oui"], (0, 1, 0, 0)),
+        ("id;nom;email;langue", ["1;M;a@example.fr;en"], ["1;M;a@example.fr;fr"], (0, 1, 0, 0)),
+    ],
+)  # fmt: skip
+def test_what_a_further_list_changes_is_told_from_what_it_only_repeats(
+    save, compare, database: Database, head, first, further, expected
+):
+    save("\n".join([head, *first, "99;Z;z@example.fr", ""]))
+    text_ = "\n".join([head, *further, ""])
+    difference = compare(text_)
+    new, changed, unchanged, repeated = expected
+    assert (difference.new, difference.changed, difference.unchanged, difference.repeated) == (
+        new, changed, unchanged, repeated
+    )  # fmt: skip
+    assert (difference.gone, difference.rows) == (1, len(further))
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lists=st.lists(_people, min_size=2, max_size=3), repeats=st.booleans())
+def test_the_quick_way_for_what_did_not_change_saves_what_the_long_way_does(
+    lists, repeats, database, campaign, data_key
+):
+    """The rows of the first list stand in the further ones too."""
+
+    def outcome(quick: bool) -> tuple[list, list]:
+        # as the owner, who alone can let numbers begin anew
+        with Session(database.engine) as session, pytest.MonkeyPatch.context() as patch:
+            if not quick:
+                patch.setattr(_Saving, "_same", lambda *_: {})
+            savepoint = session.begin_nested()
+            for table in ("patient", "contact", "list_file"):
+                session.execute(text(f"ALTER SEQUENCE {table}_id_seq RESTART"))
+            here = session.get_one(models.Campaign, campaign.id)
+            differences = []
+            for number, rows in enumerate(lists):
+                rows = [
+                    *(lists[0] if repeats and number else []),
+                    *rows,
+                    ("9", "Sure", str(number), "", "s@example.fr", "", ""),
+                ]
+                source = _stream(PEOPLE + "".join(";".join(row) + "\n" for row in rows))
+                options = {"region": "FR", "now": NOW}
+                differences.append(compare_list(session, here, data_key, source, **options))
+                source.seek(0)
+                import_list(session, here, data_key, source, actor="cli", **options)
+            session.flush()
+            saved = _everything_of(session)
+            savepoint.rollback()
+        return differences, saved
+
+    assert outcome(True) == outcome(False)
+
+
+def test_the_difference_says_who_of_whom_is_told_or_on_the_way(save, begin, compare, people):
+    save(FIRST)
+    begin(row2="informed", row3="on_the_way", row4="informed")
+    difference = compare(FIRST.replace("a@example.fr", "new@example.fr") + "9;N;X;1/1/1970;n@example.fr;;\n")
+    assert (difference.new, difference.changed, difference.unchanged, difference.due) == (1, 1, 4, 1)
+    assert (difference.informed, difference.on_the_way) == (2, 1)
+    difference = compare(PEOPLE + "9;N;X;1/1/1970;n@example.fr;;\n")
+    assert (difference.gone, difference.gone_on_the_way, difference.due) == (5, 1, 1)
+    assert len(people()) == 5

@@ -363,6 +363,39 @@ def test_a_row_that_kills_its_worker_is_set_aside_and_its_neighbours_are_not(
     assert states(database) == {"accepted": 29, "quarantined": 1}
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "purpose", "plain"),
+    [
+        ("patient", "identity_sealed", b"patient.identity", b"{"),
+        ("patient", "identity_sealed", b"patient.identity", b"\xff"),
+        ("patient", "identity_sealed", b"patient.identity", b"null"),
+        ("patient", "identity_sealed", b"patient.identity", b"[1]"),
+        ("patient", "identity_sealed", b"contact.value", b"{}"),
+        ("contact", "value_sealed", b"contact.value", b"\xff@example.org"),
+        ("contact", "value_sealed", b"patient.identity", b"patient2@example.org"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_set_aside_and_its_neighbours_are_sent(
+    database: Database, current: Settings, table: str, column: str, purpose: bytes, plain: bytes
+):
+    campaign = start_campaign(database, current, [person(number, phone=None) for number in (1, 2, 3)])
+    with database.staff() as session:
+        key = session.scalar(text("SELECT data_key FROM campaign"))
+        sealed = current.master.open_data_key(key, campaign.id).seal(plain, purpose)
+        one = session.scalar(text(f"SELECT id FROM {table} ORDER BY id OFFSET 1 LIMIT 1"))
+        session.execute(
+            text(f"UPDATE {table} SET {column} = :sealed WHERE id = :one"), {"sealed": sealed, "one": one}
+        )
+    provider = FakeProvider()
+    assert run(current, provider, campaign.id, campaign.epoch) == 3
+    assert len(provider.sent) == 2
+    assert states(database) == {Delivery.ACCEPTED: 2, Delivery.QUARANTINED: 1}
+    with database.staff() as session:
+        aside = session.execute(text("SELECT reason, tries FROM delivery WHERE state = 'quarantined'")).one()
+        attempts = session.scalar(text("SELECT count(*) FROM attempt"))
+    assert (*aside, attempts) == ("unreadable", 0, 2)
+
+
 def test_a_text_that_is_not_the_approved_one_pauses_the_campaign(database: Database, current: Settings):
     campaign = start_campaign(database, current, [person(1)])
     with database.engine.begin() as connection:
@@ -374,7 +407,7 @@ def test_a_text_that_is_not_the_approved_one_pauses_the_campaign(database: Datab
     with database.staff() as session:
         state, reason = session.execute(text("SELECT state, reason FROM campaign")).one()
     assert state == "paused"
-    assert "not the text that was approved" in reason
+    assert "(email/fr/standard) is not what was approved" in reason
     assert states(database) == {Delivery.PENDING: 1}
 
 
@@ -416,6 +449,14 @@ def test_an_answer_the_database_refuses_does_not_hold_up_the_others(database: Da
 
     run(current, FakeProvider(answer=answer), campaign.id, campaign.epoch)
     assert states(database) == {"accepted": 10}
+
+
+def test_an_answer_in_no_encoding_at_all_is_written_down(database: Database, current: Settings):
+    """A message that was taken must not become uncertain because of the words it was taken with."""
+    campaign = start_campaign(database, current, [person(1, phone=None)])
+    odd = Outcome(Kind.ACCEPTED, "accepted", raw="250 accept\udce9")
+    run(current, FakeProvider(answer=lambda _: odd), campaign.id, campaign.epoch)
+    assert states(database) == {Delivery.ACCEPTED: 1}
 
 
 def test_rows_that_saw_a_crash_come_before_fresh_ones(database: Database, current: Settings):

@@ -79,10 +79,15 @@ def test_the_request_is_what_brevos_own_description_asks_for(shared: Path):
         (402, {"code": "not_enough_credits", "message": "no credit"}, Kind.REFUSED, Blame.OURS, True),
         (403, {"code": "permission_denied", "message": "no"}, Kind.REFUSED, Blame.OURS, True),
         (429, "<html>too many</html>", Kind.REFUSED, Blame.THROTTLED, True),
-        (503, "<html>down</html>", Kind.REFUSED, Blame.LATER, False),
+        (503, {"code": "unavailable", "message": "come back later"}, Kind.REFUSED, Blame.LATER, False),
         (500, {"code": "bad_request", "message": "internal"}, Kind.REFUSED, Blame.LATER, False),
+        (500, "<html>internal server error</html>", Kind.UNKNOWN, None, False),
         (502, "<html>bad gateway</html>", Kind.UNKNOWN, None, False),
+        (502, {"code": 502, "message": "a gateway that speaks JSON"}, Kind.UNKNOWN, None, False),
+        (503, "<html>first byte timeout</html>", Kind.UNKNOWN, None, False),
+        (503, {"message": "no code"}, Kind.UNKNOWN, None, False),
         (504, "<html>gateway time-out</html>", Kind.UNKNOWN, None, False),
+        (520, "error code: 520", Kind.UNKNOWN, None, False),
         (418, "[]", Kind.REFUSED, Blame.OURS, False),
         (302, "", Kind.REFUSED, Blame.OURS, False),
         (408, "", Kind.REFUSED, Blame.LATER, False),
@@ -95,6 +100,12 @@ def test_the_request_is_what_brevos_own_description_asks_for(shared: Path):
 def test_answers(status: int, body: object, kind: Kind, blame: Blame | None, hold: bool):
     outcome, _ = answered(status, body)
     assert (outcome.kind, outcome.blame, outcome.hold) == (kind, blame, hold)
+
+
+def test_a_gateway_that_says_when_to_come_again_may_have_passed_the_request_on():
+    """Varnish says so in each page of its own, also after it waited in vain for an answer."""
+    outcome, _ = answered(503, "<html>Backend fetch failed</html>", {"retry-after": "5"})
+    assert (outcome.kind, outcome.blame) == (Kind.UNKNOWN, None)
 
 
 def test_a_throttled_request_waits_as_long_as_brevo_says():

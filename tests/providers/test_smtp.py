@@ -56,8 +56,13 @@ def test_an_accepted_message_is_in_the_inbox_once_with_its_own_id():
     [
         ("2.0.0 Ok: queued as 4XyZ12abc", "4XyZ12abc"),
         ("OK id=1tFg2h-0001Ab-CD", "1tFg2h-0001Ab-CD"),
+        ("2.0.0 Ok: queued as 4XyZ12abc.", "4XyZ12abc"),
         ("2.0.0 Ok: delivered to <patient1@example.org>", None),
         ("thank you, patient1@example.org", None),
+        ("OK id=patient1@example.org", None),
+        ("OK id=patient.1980@example.org taken", None),
+        ("Message accepted: Camille", None),
+        ("2.0.0 Ok: queued as 4XyZ12abc@relay.example.net", None),
     ],
 )
 def test_only_the_queue_id_of_a_reply_is_kept_in_clear(reply: str, known: str | None):
@@ -173,3 +178,30 @@ def test_an_address_that_would_change_the_envelope_never_reaches_the_server():
 
     [outcome], total = asyncio.run(go())
     assert (outcome.kind, outcome.blame, total) == (Kind.REFUSED, Blame.PERSON, 0)
+
+
+@pytest.mark.parametrize("stage", ["greeting", "login", "recipient"])
+def test_a_reply_in_another_encoding_can_be_kept_like_any_other(stage: str):
+    """An older French relay says "accès refusé" in Latin-1: the attempt is written down all the same."""
+    refusal = "refusé, accès interdit".encode("latin-1")
+
+    async def old_relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"554 " + refusal + b"\r\n" if stage == "greeting" else b"220 relay\r\n")
+        while line := await reader.readline():
+            if line.upper().startswith(b"EHLO"):
+                writer.write(b"250-relay\r\n250 AUTH PLAIN\r\n")
+            elif line.upper().startswith(b"AUTH"):
+                writer.write(b"535 5.7.8 " + refusal + b"\r\n" if stage == "login" else b"235 2.7.0 ok\r\n")
+            elif line.upper().startswith(b"RCPT"):
+                writer.write(b"550 5.1.1 " + refusal + b"\r\n")
+            else:
+                writer.write(b"250 2.0.0 ok\r\n")
+        writer.close()
+
+    async def go() -> list[Outcome]:
+        async with raw_server(old_relay) as port:
+            return await send(port, username="someone", password="made-up")
+
+    [outcome] = asyncio.run(go())
+    assert outcome.kind is Kind.REFUSED
+    assert b"refus" in outcome.raw.encode()

@@ -64,6 +64,40 @@ def test_every_way_redis_can_be_away_is_a_closed_connection(redis_url: str, monk
             getattr(broker, f"do_{command}")("email")
 
 
+def test_what_was_handed_over_in_an_answer_that_got_lost_is_forgotten(redis_url: str):
+    """Nobody would ever acknowledge it: it would count as taken until the process ends."""
+    broker = brokers.make(redis_url)
+    tickets = Tasks(broker)
+    for campaign in (1, 2, 3):
+        tickets.send[Channel.EMAIL].send(VERSION, 50, [[campaign, 1]])
+    first = broker.consume("email", prefetch=1, timeout=100)
+    in_hand = next(first)
+    broker.do_fetch("email", 1)  # its answer got lost, and with it the connection
+    client = redis.Redis.from_url(redis_url)
+    acks = f"notifier:__acks__.{broker.broker_id}.email"
+    assert (client.scard(acks), client.hlen("notifier:email.msgs")) == (2, 3)
+    second = broker.consume("email", prefetch=1, timeout=100)
+    assert (client.scard(acks), client.hlen("notifier:email.msgs")) == (0, 1)
+    second.ack(in_hand)  # it was at work all the while
+    second.ack(next(second))
+    assert (client.scard(acks), client.hlen("notifier:email.msgs")) == (0, 0)
+    assert client.zcard("notifier:email.XQ") == 0
+    client.close()
+    broker.close()
+
+
+def test_a_consumer_that_comes_back_while_redis_is_away_waits(redis_url: str, monkeypatch: pytest.MonkeyPatch):
+    broker = brokers.make(redis_url)
+
+    def away(*_: object) -> None:
+        raise redis.TimeoutError("x")
+
+    monkeypatch.setattr(broker.client, "smembers", away)
+    with pytest.raises(ConnectionClosed):
+        broker.consume("email")
+    broker.close()
+
+
 @pytest.fixture
 def forgetful(tmp_path: Path) -> Iterator[str]:
     """The address of a server that drops keys when its memory is full."""

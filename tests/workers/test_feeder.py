@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
+import workers.feeder
 from notifier import controlling, store
 from notifier.settings import Settings
 from notifier.states import Channel
@@ -167,6 +170,83 @@ def test_what_is_paused_stopped_or_not_due_gets_none(database: Database, current
     assert feed(feeder, database) == 0
 
 
+LEADERS = (
+    "SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+    "WHERE l.locktype = 'advisory' AND l.objid = 7303 AND l.granted AND d.datname = current_database()"
+)
+
+
+def leaders(database: Database) -> list[int]:
+    """The server processes of those who lead."""
+    with database.staff() as session:
+        return list(session.scalars(text(LEADERS)))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for it; half a minute is for ever."""
+    wait = threading.Event()
+    for _ in range(1500):
+        if condition():
+            return
+        wait.wait(0.02)
+    raise AssertionError("it never came to this")
+
+
+@contextmanager
+def running(*feeders: Feeder) -> Iterator[list[threading.Thread]]:
+    stop = threading.Event()
+    threads = [threading.Thread(target=feeder.run, args=(stop,), daemon=True) for feeder in feeders]
+    for thread in threads:
+        thread.start()
+    try:
+        yield threads
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+
+
+def test_a_feeder_whose_connection_is_ended_leads_again(database: Database, current: Settings):
+    """Most of its time it waits on that connection."""
+    with running(Feeder(current)) as [thread]:
+        for _ in range(3):
+            until(lambda: leaders(database) != [])
+            [pid] = leaders(database)
+            with database.engine.begin() as connection:
+                connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+            until(lambda pid=pid: leaders(database) not in ([], [pid]))  # type: ignore[misc]
+            assert thread.is_alive()
+
+
+class Frozen(Feeder):
+    """Stops in the middle of a look, as a paused machine does, until it is told to go on."""
+
+    def __init__(self, current: Settings) -> None:
+        super().__init__(current)
+        self.is_frozen, self.thaw = threading.Event(), threading.Event()
+
+    def feed(self, connection: Connection) -> int:
+        self.is_frozen.set()
+        assert self.thaw.wait(60)
+        return super().feed(connection)
+
+
+def test_the_lead_of_a_feeder_that_froze_goes_to_another(
+    database: Database, current: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(workers.feeder, "_SILENT_S", 0.2)
+    start_campaign(database, current, [person(1, phone=None)])
+    frozen = Frozen(current)
+    with running(frozen) as [first]:
+        assert frozen.is_frozen.wait(30)
+        with running(Feeder(current)) as [second]:
+            until(lambda: tickets(current) != [])
+            frozen.thaw.set()
+            until(lambda: len(leaders(database)) == 1)
+            assert first.is_alive()
+            assert second.is_alive()
+
+
 def test_of_three_feeders_one_leads_and_another_takes_over(database: Database, current: Settings):
     start_campaign(database, current, [person(1, phone=None)])
     stops = [threading.Event() for _ in range(3)]
@@ -177,19 +257,8 @@ def test_of_three_feeders_one_leads_and_another_takes_over(database: Database, c
     for thread in threads:
         thread.start()
 
-    def leaders() -> int:
-        with database.staff() as session:
-            return session.scalar(
-                text(
-                    "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
-                    "WHERE l.locktype = 'advisory' AND l.objid = 7303 AND l.granted AND d.datname = current_database()"
-                )
-            )
-
-    wait = threading.Event()
-    while leaders() == 0:
-        wait.wait(0.02)
-    assert leaders() == 1
+    until(lambda: leaders(database) != [])
+    assert len(leaders(database)) == 1
     for stop, thread in zip(stops, threads, strict=True):
         stop.set()
         thread.join(10)

@@ -79,8 +79,50 @@ def test_the_watchdog_does_not_take_a_shutdown_for_an_accident(monkeypatch, shut
     dead = SimpleNamespace(is_alive=lambda: False)
     monkeypatch.setattr(main, "get_event_loop_thread", lambda: SimpleNamespace(loop=Loop()))
     monkeypatch.setattr(main, "_leave", lambda event, status: left.append((event, status)))
-    main._watch(SimpleNamespace(consumers={"email": dead}), 0.01, stop)
+    main._watch(SimpleNamespace(consumers={"email": dead}), SimpleNamespace(is_whole=True), 0.01, stop)
     assert left == ([] if shutting_down else [("consumer_dead", main.STUCK)])
+
+
+#: what only a bug of ours, or a library's, would do to what a process does all the while
+BROKEN = """
+import sys
+from workers import control, main, resources
+async def broken(self, *_):
+    raise ZeroDivisionError
+{where} = broken
+sys.exit(main.main([sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("role", "where"),
+    [
+        ("worker", "resources.Gate.run"),  # nothing would be sent any more
+        ("worker", "resources.Writer.run"),  # nothing would be written down
+        ("worker", "resources.Limits.run"),
+        ("worker", "resources.Resources._beat"),
+        ("control", "control.Control._beat"),
+    ],
+)
+def test_a_process_that_lost_a_part_of_itself_ends(database_url: str, redis_url: str, role: str, where: str):
+    """It would look alive for ever and do nothing, or do it wrong."""
+    environment = os.environ | {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "NOTIFIER_MASTER_KEY": MASTER_KEY,
+        "NOTIFIER_ENGINE__WATCHDOG_S": "2",
+    }
+    program = BROKEN.format(where=where)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, role], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == main.STUCK
+    assert "background_task_ended" in said
+    assert "ZeroDivisionError" in said
 
 
 def test_a_worker_stops_within_its_deadline_with_redis_down(database: Database, database_url: str, tmp_path):

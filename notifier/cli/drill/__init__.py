@@ -62,7 +62,9 @@ def drill(
 
 def _chosen(only: str, known: dict[str, Scenario]) -> list[Scenario]:
     """Raises InputError naming the modes there are."""
-    names = [name.strip().upper() for name in only.split(",") if name.strip()] or list(known)
+    names = only.replace(",", " ").upper().split() if only else list(known)
+    if not names:
+        raise InputError(f"--only names no mode; there are: {', '.join(known)}.")
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"There is no mode {', '.join(unknown)}; there are: {', '.join(known)}.")
     return [known[name] for name in known if name in names]

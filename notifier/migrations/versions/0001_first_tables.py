@@ -206,12 +206,100 @@ def upgrade() -> None:
     )
     op.create_index("ix_list_problem_list_file_id", "list_problem", ["list_file_id", "row"], unique=False)
     op.create_table(
+        "list_mapping",
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("layout", sa.LargeBinary(), nullable=False),
+        sa.Column("mapping", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("sheet", sa.Text(), nullable=True),
+        sa.Column("said_by", sa.Text(), nullable=False),
+        sa.Column("said_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_list_mapping_doctor_id")),
+        sa.PrimaryKeyConstraint("doctor_id", "layout", name=op.f("pk_list_mapping")),
+    )
+    op.create_table(
+        "list_upload",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("campaign_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("content_sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("said_sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("list_file_id", sa.BigInteger(), nullable=True),
+        sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_list_upload_campaign_id")),
+        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_list_upload_doctor_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_list_upload")),
+    )
+    op.create_index("ix_list_upload_campaign_id", "list_upload", ["campaign_id"], unique=False)
+    op.create_index("ix_list_upload_at", "list_upload", ["at"], unique=False)
+    op.create_table(
+        "decision",
+        sa.Column("problem_id", sa.BigInteger(), nullable=False),
+        sa.Column("other_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("patient_id", sa.BigInteger(), nullable=False),
+        sa.Column("is_same", sa.Boolean(), nullable=False),
+        sa.Column("decided_by", sa.Text(), nullable=False),
+        sa.Column("decided_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("problem_id", "other_id", name=op.f("pk_decision")),
+    )
+    op.create_table(
+        "change",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column(
+            "xid", sa.BigInteger(), server_default=sa.text("(pg_current_xact_id()::text)::bigint"), nullable=False
+        ),
+        sa.Column("campaign_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("patients", sa.ARRAY(sa.BigInteger()), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_change")),
+    )
+    op.create_index("ix_change_order", "change", ["xid", "id"], unique=False)
+    op.create_index("ix_change_campaign", "change", ["campaign_id", "xid", "id"], unique=False)
+    op.create_index("ix_change_doctor", "change", ["doctor_id", "xid", "id"], unique=False)
+    op.create_table(
+        "callback",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=True),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("secret_sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("state", sa.Text(), server_default="active", nullable=False),
+        sa.Column("xid", sa.BigInteger(), nullable=False),
+        sa.Column("change_id", sa.BigInteger(), nullable=False),
+        sa.Column("due_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("failing_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_code", sa.Text(), nullable=True),
+        sa.Column("last_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("state IN ('active', 'stopped')", name=op.f("ck_callback_state")),
+        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_callback_doctor_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_callback")),
+    )
+    op.create_index(
+        "ix_callback_due", "callback", ["due_at"], unique=False, postgresql_where=sa.text("state = 'active'")
+    )
+    op.create_table(
+        "told",
+        sa.Column("patient_id", sa.BigInteger(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=False),
+        sa.Column("how", sa.Text(), nullable=False),
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("reason_before", sa.Text(), nullable=True),
+        sa.Column("said_by", sa.Text(), nullable=False),
+        sa.Column("said_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("how IN ('letter', 'call', 'in_person')", name=op.f("ck_told_how")),
+        sa.PrimaryKeyConstraint("patient_id", name=op.f("pk_told")),
+    )
+    op.create_table(
         "patient",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
         sa.Column("campaign_id", sa.BigInteger(), nullable=False),
         sa.Column("doctor_id", sa.BigInteger(), nullable=False),
         sa.Column("list_file_id", sa.BigInteger(), nullable=False),
         sa.Column("listed_in", sa.BigInteger(), nullable=True),
+        sa.Column("changed_in", sa.BigInteger(), nullable=True),
         sa.Column("row", sa.Integer(), nullable=False),
         sa.Column("merged", sa.Integer(), server_default="0", nullable=False),
         sa.Column("person_blind", sa.LargeBinary(), nullable=False),
@@ -429,10 +517,110 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("state IN ('queued', 'sending')"),
     )
+    _accounts()
     _roles()
     _row_level_security()
     _append_only()
+    _changes()
     _hints_and_tally()
+
+
+def _accounts() -> None:
+    """Who signs in to the pages: for staff's transactions alone."""
+    op.create_table(
+        "account",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("doctor_id", sa.BigInteger(), nullable=True),
+        sa.Column("email_sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("email_blind", sa.LargeBinary(), nullable=False),
+        sa.Column("language", sa.Text(), nullable=False),
+        sa.Column("password_hash", sa.Text(), nullable=True),
+        sa.Column("totp_sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("totp_step", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("oidc_issuer", sa.Text(), nullable=True),
+        sa.Column("oidc_subject", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("disabled_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "role IN ('doctor', 'secretary', 'operator', 'approver', 'auditor')", name=op.f("ck_account_role")
+        ),
+        sa.CheckConstraint(
+            "(role IN ('doctor', 'secretary')) = (doctor_id IS NOT NULL)", name=op.f("ck_account_belongs")
+        ),
+        sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_account_doctor_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_account")),
+        sa.UniqueConstraint("email_blind", name=op.f("uq_account_email_blind")),
+        sa.UniqueConstraint("oidc_issuer", "oidc_subject", name=op.f("uq_account_oidc_issuer_oidc_subject")),
+    )
+    op.create_table(
+        "account_link",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("account_id", sa.BigInteger(), nullable=False),
+        sa.Column("purpose", sa.Text(), nullable=False),
+        sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("used_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("purpose IN ('invitation', 'sign_in')", name=op.f("ck_account_link_purpose")),
+        sa.ForeignKeyConstraint(["account_id"], ["account.id"], name=op.f("fk_account_link_account_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_account_link")),
+        sa.UniqueConstraint("hash", name=op.f("uq_account_link_hash")),
+    )
+    op.create_index("ix_account_link_account_id", "account_link", ["account_id"], unique=False)
+    op.create_table(
+        "account_mail",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("purpose", sa.Text(), nullable=False),
+        sa.Column("account_id", sa.BigInteger(), nullable=True),
+        sa.Column("email_blind", sa.LargeBinary(), nullable=True),
+        sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("tries", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["account.id"], name=op.f("fk_account_mail_account_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_account_mail")),
+    )
+    op.create_index("ix_account_mail_due_at", "account_mail", ["due_at"], unique=False)
+    op.create_table(
+        "recovery_code",
+        sa.Column("account_id", sa.BigInteger(), nullable=False),
+        sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.Column("used_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(["account_id"], ["account.id"], name=op.f("fk_recovery_code_account_id")),
+        sa.PrimaryKeyConstraint("account_id", "hash", name=op.f("pk_recovery_code")),
+    )
+    op.create_table(
+        "web_session",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.Column("account_id", sa.BigInteger(), nullable=False),
+        sa.Column("stage", sa.Text(), nullable=False),
+        sa.Column("totp_sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("failures", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("browser", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("stage IN ('invited', 'second_factor', 'full')", name=op.f("ck_web_session_stage")),
+        sa.ForeignKeyConstraint(["account_id"], ["account.id"], name=op.f("fk_web_session_account_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_web_session")),
+        sa.UniqueConstraint("hash", name=op.f("uq_web_session_hash")),
+    )
+    op.create_index("ix_web_session_account_id", "web_session", ["account_id"], unique=False)
+    op.create_table(
+        "known_device",
+        sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.Column("account_id", sa.BigInteger(), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["account.id"], name=op.f("fk_known_device_account_id")),
+        sa.PrimaryKeyConstraint("hash", "account_id", name=op.f("pk_known_device")),
+    )
+    op.create_table(
+        "allowance",
+        sa.Column("key", sa.LargeBinary(), nullable=False),
+        sa.Column("remaining", sa.Float(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_allowance")),
+    )
 
 
 #: tables whose rows belong to one doctor by `doctor_id`
@@ -449,6 +637,12 @@ OWNED = (
     "attempt",
     "receipt",
     "test_send",
+    "list_mapping",
+    "list_upload",
+    "decision",
+    "told",
+    "change",
+    "callback",
 )
 
 
@@ -486,6 +680,12 @@ def _roles() -> None:
         "breaker, "
         f"{', '.join(OWNED)} TO notifier_staff"
     )
+    signing_in = "account, account_link, account_mail, recovery_code, web_session, known_device, allowance"
+    op.execute(f"GRANT INSERT, UPDATE ON {signing_in} TO notifier_staff")
+    op.execute("ALTER TABLE account ENABLE ROW LEVEL SECURITY")
+    op.execute("CREATE POLICY everyone ON account TO notifier_staff USING (true)")
+    # The account itself stays: the journal names it.
+    op.execute(f"GRANT DELETE ON {signing_in.removeprefix('account, ')} TO notifier_staff")
     op.execute("GRANT DELETE ON hold, heartbeat, due, tally, pace, breaker, idempotent_request TO notifier_staff")
     op.execute(
         "GRANT SELECT ON doctor, incident, journal, hold, tally, bounce, "
@@ -494,9 +694,14 @@ def _roles() -> None:
     )
     op.execute(
         "GRANT INSERT ON list_file, list_problem, patient, contact, patient_contact, notice, delivery, "
-        "delivery_patient, test_send TO notifier_doctor"
+        "delivery_patient, test_send, list_mapping, list_upload, decision, told, callback TO notifier_doctor"
     )
-    op.execute("GRANT UPDATE ON list_file, patient, contact, patient_contact, delivery TO notifier_doctor")
+    op.execute(
+        "GRANT UPDATE ON list_file, list_mapping, list_upload, decision, patient, contact, patient_contact, delivery "
+        "TO notifier_doctor"
+    )
+    op.execute("GRANT UPDATE, DELETE ON callback TO notifier_doctor")
+    op.execute("GRANT DELETE ON callback, change TO notifier_staff")
     # A doctor's transaction can neither make a campaign nor erase its data key.
     op.execute(
         "GRANT UPDATE (state, epoch, plan, notice_hash, approved_at, approved_by, started_at, completed_at, reason) "
@@ -505,7 +710,7 @@ def _roles() -> None:
     # A doctor who lets a campaign go on begins its count of bounces anew.
     op.execute("GRANT INSERT, UPDATE ON bounce TO notifier_doctor")
     # A corrected list replaces a person's contacts while nothing has been sent.
-    op.execute("GRANT DELETE ON patient_contact TO notifier_staff, notifier_doctor")
+    op.execute("GRANT DELETE ON patient_contact, told, list_upload TO notifier_staff, notifier_doctor")
     op.execute("GRANT INSERT ON journal TO notifier_staff, notifier_doctor")
 
 
@@ -520,9 +725,9 @@ def _row_level_security() -> None:
             seen = "id IN (SELECT incident_id FROM campaign)"
         # A new row must belong to this doctor and point to nothing of another's: what it names has to be in sight.
         made = seen
-        if table in ("list_file", "patient", "contact", "notice", "delivery", "test_send"):
+        if table in ("list_file", "patient", "contact", "notice", "delivery", "test_send", "list_upload"):
             made += " AND campaign_id IN (SELECT id FROM campaign)"
-        elif table in ("patient_contact", "delivery_patient"):
+        elif table in ("patient_contact", "delivery_patient", "decision", "told"):
             made += f" AND EXISTS (SELECT FROM patient WHERE patient.id = {table}.patient_id)"
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"CREATE POLICY one_doctor ON {table} TO notifier_doctor USING ({seen}) WITH CHECK ({made})")
@@ -573,6 +778,45 @@ def _append_only() -> None:
             f"CREATE TRIGGER no_truncate BEFORE TRUNCATE ON {table} "
             "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
         )
+
+
+def _changes() -> None:
+    """Programs that follow hear of every outcome and every campaign's state, whoever moved it."""
+    op.execute(
+        """
+        CREATE FUNCTION patient_changed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+        SET search_path = public, pg_temp AS $$
+        BEGIN
+            INSERT INTO change (campaign_id, doctor_id, patients)
+            SELECT campaign_id, doctor_id, array_agg(id ORDER BY id)
+            FROM (
+                SELECT n.*, (row_number() OVER (PARTITION BY n.campaign_id ORDER BY n.id) - 1) / 500 AS part
+                FROM new_rows n JOIN old_rows o ON o.id = n.id
+                WHERE n.outcome <> o.outcome OR n.outcome_reason IS DISTINCT FROM o.outcome_reason
+            ) moved
+            GROUP BY campaign_id, doctor_id, part;
+            RETURN NULL;
+        END $$
+        """
+    )
+    op.execute(
+        "CREATE TRIGGER patient_changed AFTER UPDATE ON patient REFERENCING OLD TABLE AS old_rows "
+        "NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION patient_changed()"
+    )
+    op.execute(
+        """
+        CREATE FUNCTION campaign_changed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+        SET search_path = public, pg_temp AS $$
+        BEGIN
+            INSERT INTO change (campaign_id, doctor_id, patients) VALUES (NEW.id, NEW.doctor_id, '{}');
+            RETURN NULL;
+        END $$
+        """
+    )
+    op.execute(
+        "CREATE TRIGGER campaign_changed AFTER UPDATE OF state ON campaign FOR EACH ROW "
+        "WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION campaign_changed()"
+    )
 
 
 def _hints_and_tally() -> None:

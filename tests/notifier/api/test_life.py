@@ -103,7 +103,8 @@ def test_a_campaign_from_incident_to_cancellation(
     assert status["counts"]["imported"] == 5
     assert (status["counts"]["excluded"], status["counts"]["unreached"]) == (1, 1)
     assert status["deliveries"]["email"]["pending"] == status["deliveries"]["sms"]["pending"] == 1
-    assert send_list(doctor, number, LIST + b"\n").status_code == 409
+    again = made(send_list(doctor, number, LIST + b"\n"))
+    assert (again["accepted"], again["merged"]) == (0, 5), "a list after the start names the same people"
 
     assert (
         doctor.post(f"{path}/pause", json={"reason": "hotline not ready"}).json()["reason"] == "hotline not ready"
@@ -114,6 +115,7 @@ def test_a_campaign_from_incident_to_cancellation(
     check_sum(status["counts"])
     assert status["deliveries"]["sms"]["cancelled"] == 1
     assert doctor.post(f"{path}/resume").status_code == 409
+    assert send_list(doctor, number, LIST + b"\n\n").status_code == 409
 
 
 def test_a_patient_and_a_delivery_tell_their_whole_story(

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from notifier.store import Database
-from tests.notifier.api.conftest import World
+from tests.notifier.api.conftest import World, count
 
 
 def put(database: Database, state: str, reason: str) -> list[int]:
@@ -21,6 +21,11 @@ def put(database: Database, state: str, reason: str) -> list[int]:
         )
         session.execute(text("UPDATE patient SET outcome = 'unreached' WHERE outcome = 'on_the_way'"))
         return list(session.scalars(text("SELECT id FROM delivery ORDER BY id")))
+
+
+def states(database: Database) -> set[str]:
+    with database.staff() as session:
+        return set(session.scalars(text("SELECT DISTINCT state FROM delivery")))
 
 
 def ask(client: TestClient, act: str, **body: Any) -> Any:
@@ -59,19 +64,99 @@ def test_what_was_set_aside_is_listed_released_and_given_up(
     assert operations.get(f"/api/v1/deliveries/{numbers[1]}").json()["reason"] == "given_up"
 
 
+@pytest.mark.parametrize("act", ["replay", "quarantine/release", "quarantine/give-up"])
 @pytest.mark.parametrize(
-    ("body", "status"),
+    ("body", "status", "expected"),
     [
-        ({}, 422),
-        ({"deliveries": [1], "campaign": 1}, 422),
-        ({"deliveries": []}, 422),
-        ({"deliveries": [987_654]}, 404),
-        ({"campaign": 987_654}, 404),
-        ({"campaign": 1, "state": "accepted"}, 422),
-        ({"campaign": 1, "reason": " "}, 422),
+        ({}, 422, "either deliveries or a campaign is needed"),
+        ({"deliveries": [1], "campaign": 1}, 422, "either deliveries or a campaign is needed"),
+        ({"deliveries": []}, 422, "deliveries"),
+        ({"deliveries": list(range(1, 1002))}, 422, "deliveries"),
+        ({"deliveries": [987_654]}, 404, "There is no delivery 987654."),
+        ({"deliveries": [1, 987_654]}, 404, "There is no delivery 987654."),
+        ({"campaign": 987_654}, 404, "There is no campaign 987654."),
+        ({"campaign": 1, "reason": " "}, 422, "reason"),
+        ({"campaign": 1, "reason": None}, 422, "reason"),
+        ({"campaign": 1, "all": True}, 422, "all"),
     ],
 )
-def test_a_replay_that_cannot_be_is_refused(
-    operations: TestClient, world: World, body: dict[str, Any], status: int
+def test_an_act_that_cannot_be_is_refused_and_changes_nothing(
+    operations: TestClient,
+    world: World,
+    database: Database,
+    act: str,
+    body: dict[str, Any],
+    status: int,
+    expected: str,
 ) -> None:
-    assert operations.post("/api/v1/deliveries/replay", json={"reason": "x"} | body).status_code == status
+    put(database, "quarantined", "worker_crashed")
+    before = count(database, "journal")
+    refused = operations.post(f"/api/v1/deliveries/{act}", json={"reason": "mended"} | body)
+    assert refused.status_code == status, refused.text
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert expected in refused.text
+    assert (count(database, "journal"), states(database)) == (before, {"quarantined"})
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"state": "accepted"}, "Only failed deliveries"),
+        ({"state": "unknown"}, "may go out twice"),
+        ({"state": "lost"}, "state"),
+        ({"code": ""}, "code"),
+    ],
+)
+def test_what_cannot_be_sent_again_is_refused(
+    operations: TestClient, world: World, body: dict[str, Any], expected: str
+) -> None:
+    asked = {"reason": "mended", "campaign": world.mine} | body
+    refused = operations.post("/api/v1/deliveries/replay", json=asked)
+    assert refused.status_code == 422
+    assert expected in refused.text
+
+
+def test_a_code_goes_with_a_campaign(operations: TestClient, world: World, database: Database) -> None:
+    """A code that would be passed over in silence sends more again than was meant."""
+    numbers = put(database, "failed", "smtp_550_5.1.1")
+    asked = {"reason": "mended", "deliveries": numbers, "code": "smtp_554"}
+    refused = operations.post("/api/v1/deliveries/replay", json=asked)
+    assert refused.status_code == 422
+    assert "code" in refused.text
+    assert states(database) == {"failed"}
+
+
+def test_an_act_that_is_repeated_with_its_key_is_done_once(
+    operations: TestClient, world: World, database: Database
+) -> None:
+    numbers = put(database, "failed", "smtp_550_5.1.1")
+    key = {"Idempotency-Key": "replay-1"}
+    asked = {"reason": "mended", "deliveries": numbers}
+    first = operations.post("/api/v1/deliveries/replay", json=asked, headers=key)
+    put(database, "failed", "smtp_550_5.1.1")
+    again = operations.post("/api/v1/deliveries/replay", json=asked, headers=key)
+    assert (first.json(), again.headers["idempotent-replayed"]) == (again.json(), "true")
+    assert states(database) == {"failed"}
+
+
+def test_who_was_told_is_sent_nothing_again_unless_one_says_so(
+    operations: TestClient, world: World, database: Database
+) -> None:
+    for act, state in (("replay", "failed"), ("quarantine/release", "quarantined")):
+        numbers = put(database, state, "given_up")
+        with database.staff() as session:
+            session.execute(text("UPDATE patient SET outcome = 'informed' WHERE outcome <> 'excluded'"))
+        assert ask(operations, act, campaign=world.mine)["left"] == {"told": 3}
+        assert ask(operations, act, campaign=world.mine, even_told=True)["deliveries"] == numbers
+
+
+def test_nothing_about_a_person_is_told(operations: TestClient, world: World, database: Database) -> None:
+    said = []
+    numbers = put(database, "quarantined", "worker_crashed")
+    said.append(operations.get("/api/v1/deliveries/quarantine").text)
+    said.append(str(ask(operations, "quarantine/release", deliveries=numbers[:1])))
+    said.append(str(ask(operations, "quarantine/give-up", campaign=world.mine)))
+    said.append(str(ask(operations, "replay", campaign=world.mine, dry_run=True)))
+    said += [operations.get(f"/api/v1/deliveries/{number}").text for number in numbers]
+    for known in ("@", "Nom1", "Prenom", "39980", "39 98", "Lilas", "1975", "P0000"):
+        assert known not in "".join(said), known

@@ -92,6 +92,30 @@ def test_a_servers_words_that_name_the_person_are_not_shown(cli: Cli, sending: i
     assert cli.error("delivery", "show", 99_999) == "There is no delivery 99999."
 
 
+@pytest.mark.parametrize(
+    ("kept", "shown"),
+    [
+        ("<202611250900.12345678901@smtp-relay.example.net>", True),  # Brevo's, of an email
+        ("1511882900176220", True),
+        ("4XyZ12abc", True),
+        (f"<{CANARY}>", False),
+        (CANARY, False),
+        ("+33639980001", False),
+        ("Canary Person", False),
+    ],
+)
+def test_a_providers_own_number_is_shown_and_nothing_that_could_be_a_person(
+    cli: Cli, sending: int, database: Database, kept: str, shown: bool
+) -> None:
+    number = live_through(database)
+    with database.staff() as session:
+        for table in ("attempt", "receipt"):
+            session.execute(text(f"UPDATE {table} SET provider_message_id = :kept"), {"kept": kept})
+    document = cli.json("delivery", "show", number)
+    for one in (document["attempts"][-1], document["receipts"][-1]):
+        assert one["provider_message_id"] == (kept if shown else None)
+
+
 def test_the_number_a_table_prints_is_one_that_show_takes(cli: Cli, campaign: int, database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         connection.execute("SELECT setval(pg_get_serial_sequence('delivery', 'id'), 12042)")
@@ -209,7 +233,47 @@ def test_codes_choose_among_a_campaigns_failed_deliveries(cli: Cli, sending: int
         (["--campaign", "999"], "There is no campaign 999."),
         (["--campaign", "1", "--state", "delivered"], "Only failed deliveries"),
         (["--campaign", "1", "--state", "unknown"], "may go out twice"),
+        (["1", "--reason", " "], "A reason is needed"),
     ],
 )
 def test_a_replay_that_cannot_be_is_refused(cli: Cli, sending: int, arguments: list[str], expected: str) -> None:
-    assert expected in cli.error("delivery", "replay", *arguments, "--reason", "a try", "--yes")
+    command = ("delivery", "replay", "--reason", "a try", *arguments, "--yes")
+    assert expected in cli.error(*command)
+    refused = cli.json(*command, code=1)
+    assert list(refused) == ["error"]
+    assert expected in refused["error"]
+
+
+def test_a_replay_without_a_reason_or_of_an_odd_state_is_wrong_usage(cli: Cli) -> None:
+    cli.run("delivery", "replay", 1, code=2)
+    cli.run("delivery", "replay", "--campaign", 1, "--state", "lost", "--reason", "a try", code=2)
+    cli.run("delivery", "show", "one", code=2)
+
+
+def test_who_was_told_is_sent_nothing_again_unless_one_says_so(cli: Cli, sending: int, database: Database) -> None:
+    numbers = fail_all(database)
+    with database.staff() as session:
+        session.execute(text("UPDATE patient SET outcome = 'informed', outcome_reason = NULL"))
+    choice = ("delivery", "replay", "--campaign", sending, "--reason", "mended", "--yes")
+    assert cli.json(*choice)["left"] == {"told": 2}
+    assert cli.run(*choice).startswith("0 sent again.\n2 left alone: everybody it is for was told")
+    assert cli.json(*choice, "--even-told")["deliveries"] == numbers
+
+
+def test_a_number_too_large_for_any_delivery_is_wrong_usage(cli: Cli) -> None:
+    cli.run("delivery", "show", 2**63, code=2)
+    cli.run("delivery", "replay", 2**63, "--reason", "a try", "--yes", code=2)
+    cli.run("quarantine", "release", "--campaign", 2**63, "--reason", "a try", "--yes", code=2)
+
+
+def test_nothing_about_a_person_is_shown(cli: Cli, sending: int, database: Database) -> None:
+    cli.said.clear()
+    numbers = fail_all(database)
+    cli.run("delivery", "list", sending)
+    for number in numbers:
+        cli.run("delivery", "show", number)
+        cli.json("delivery", "show", number)
+    cli.run("delivery", "replay", "--campaign", sending, "--reason", "a try", "--dry-run")
+    cli.json("delivery", "replay", "--campaign", sending, "--reason", "a try", "--yes")
+    for known in ("@", "Nom1", "Prenom", "39980", "39 98", "Lilas", "1975", "P0000"):
+        assert known not in "".join(cli.said), known

@@ -126,6 +126,15 @@ def test_it_lists_its_modes_and_refuses_unknown_ones():
     unknown = CliRunner().invoke(app, ["drill", "--json", "--only", "F99"])
     assert unknown.exit_code == 1
     assert "F18" in json.loads(unknown.stdout)["error"]
+    spaced = CliRunner().invoke(app, ["drill", "--list", "--only", "F1 f2, F2"])
+    assert [line.split()[0] for line in spaced.stdout.splitlines()] == ["F1", "F2"]
+
+
+@pytest.mark.parametrize("only", [",", " ", " , ,"])
+def test_who_names_no_mode_does_not_get_all_of_them(only: str):
+    refused = CliRunner().invoke(app, ["drill", "--list", "--only", only])
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("--only names no mode; there are: F1, ")
 
 
 SKEWED = """

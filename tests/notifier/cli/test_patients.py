@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import pytest
 
 from tests.factories import HEADER, person
 from tests.notifier.cli.conftest import Cli
@@ -18,6 +21,9 @@ def test_the_same_list_again_changes_nothing(cli: Cli, campaign: int, files: Pat
         "refused",
         "problems",
         "columns",
+        "notes",
+        "difference",
+        "file",
     }
     assert again["columns"]["portable"] == "phone"
     assert (again["new"], again["rows"], again["problems"]) == (False, 3, 1)
@@ -31,7 +37,8 @@ def test_problems_name_row_column_and_reason(cli: Cli, campaign: int) -> None:
     (problem,) = document["problems"]
     assert set(problem) == {"id", "list_file_id", "row", "column", "reason", "words"}
     assert problem["row"] == 3
-    assert problem["words"] in cli.run("patients", "problems", campaign).replace("\n", " ")
+    assert "A short or emergency number. Give a contact of the patient's own" in problem["words"]
+    assert "A short or emergency number." in cli.run("patients", "problems", campaign)
 
 
 def test_a_long_list_is_read_on(cli: Cli, campaign: int) -> None:
@@ -64,7 +71,150 @@ def test_bad_lists_are_refused_and_nothing_is_saved(cli: Cli, campaign: int, tmp
     assert cli.json("campaign", "show", campaign)["patients"]["imported"] == 3
 
 
-def test_a_started_campaign_takes_no_list(cli: Cli, sending: int, files: Path) -> None:
+def test_a_cancelled_campaign_takes_no_list(cli: Cli, sending: int, files: Path) -> None:
+    cli.run("campaign", "cancel", sending, "--reason", "by letter", "--yes")
     other = files / "other.csv"
     other.write_text("\n".join([HEADER, person(7), ""]), encoding="utf-8")
-    assert "only before it is started" in cli.error("patients", "import", sending, other)
+    assert "cancelled" in cli.error("patients", "import", sending, other, "--yes")
+
+
+# --- lists before they are saved --------------------------------------------------------------------
+
+ASKED = "id;nom;Joindre\n1;Martin;0639980001\n2;Durand;0639980002\n"
+
+
+@pytest.fixture
+def asked(files: Path) -> Path:
+    path = files / "asked.csv"
+    path.write_text(ASKED, encoding="utf-8")
+    return path
+
+
+def test_a_column_is_given_its_meaning_and_remembered(cli: Cli, campaign: int, asked: Path) -> None:
+    assert "No column with contacts" in cli.error("patients", "import", campaign, asked, "--yes")
+    assert "--map needs" in cli.error("patients", "import", campaign, asked, "--map", "Joindre")
+    said = cli.json("patients", "import", campaign, asked, "--map", "Joindre=phone", "--yes")
+    assert (said["new"], said["accepted"], said["columns"]["Joindre"]) == (True, 2, "phone")
+    asked.write_text(ASKED + "3;Roux;0639980003\n", encoding="utf-8")
+    shown = cli.json("patients", "import", campaign, asked, "--dry-run")["lists"][0]
+    assert {"header": "Joindre", "meaning": "phone", "by": "remembered", "could_be": []} in shown["columns"]
+
+
+def test_a_question_says_how_to_answer(cli: Cli, campaign: int, files: Path) -> None:
+    path = files / "two.csv"
+    path.write_text("id;nom;Contact\n1;Martin;a@example.org\n", encoding="utf-8")
+    said = cli.error("patients", "import", campaign, path)
+    assert "--map 'Contact=phone' or --map 'Contact=email'" in said
+    assert "--map 'Contact=phone'" in cli.json("check", "list", path, code=1)["error"]
+    assert cli.json("check", "list", path, "--map", "Contact=email")["accepted"] == 1
+
+
+def test_a_further_list_shows_what_it_changes_and_needs_a_yes(cli: Cli, campaign: int, files: Path) -> None:
+    path = files / "newer.csv"
+    path.write_text("\n".join([HEADER, person(1), person(7), ""]), encoding="utf-8")
+    assert "add --yes" in cli.json("patients", "import", campaign, path, code=1)["error"]
+    cli.run("patients", "import", campaign, path, code=1, stdin="n\n")
+    assert "what it changes" in cli.stderr
+    assert "Nothing was imported." in cli.stderr
+    assert cli.json("campaign", "show", campaign)["patients"]["imported"] == 3
+    dry = cli.json("patients", "import", campaign, path, "--dry-run")["lists"][0]
+    assert {"new": 1, "unchanged": 1, "gone": 2, "due": 1}.items() <= dry["difference"].items()
+    done = cli.json("patients", "import", campaign, path, "--yes")
+    assert done["difference"] == dry["difference"]
+    assert cli.json("campaign", "show", campaign)["patients"]["imported"] == 5
+    assert cli.json("patients", "import", campaign, path)["new"] is False, "the same file again asks nothing"
+
+
+def test_several_lists_are_imported_at_the_same_time(cli: Cli, campaign: int, files: Path) -> None:
+    other = cli.json("campaign", "create", "breach-1", "D0002")["id"]
+    one, two = files / "one.csv", files / "two.csv"
+    one.write_text("\n".join([HEADER, person(5), person(6), ""]), encoding="utf-8")
+    two.write_text("\n".join([HEADER, person(8), ""]), encoding="utf-8")
+    said = cli.json("patients", "import", campaign, one, other, two, "--yes", "--processes", 2)["lists"]
+    assert [(done["campaign"], done["accepted"]) for done in said] == [(campaign, 2), (other, 1)]
+    assert "one after the other" in cli.error("patients", "import", campaign, one, campaign, two)
+    assert "Name a campaign's number" in cli.error("patients", "import", campaign, one, other)
+
+
+def test_one_of_several_that_fails_spoils_no_other(cli: Cli, campaign: int, files: Path) -> None:
+    other = cli.json("campaign", "create", "breach-1", "D0002")["id"]
+    one, two = files / "one.csv", files / "two.csv"
+    one.write_text("\n".join([HEADER, person(5), ""]), encoding="utf-8")
+    two.write_text("medecin;nom;email\nD0001;Martin;a@example.org\n", encoding="utf-8")
+    said = cli.json("patients", "import", campaign, one, other, two, "--yes", code=1)["lists"]
+    assert said[0]["accepted"] == 1
+    assert "another doctor" in said[1]["error"]
+
+
+# --- report, corrections, suggestions, doubts -------------------------------------------------------
+
+
+@pytest.fixture
+def messy(cli: Cli, campaign: int, files: Path) -> Path:
+    """An imported list with a typing error in row 2, a bad number in row 3, a pair in rows 4 and 5."""
+    path = files / "messy.csv"
+    lines = [
+        person(1, email="jean@gmial.com"),
+        person(2, phone="06 39 98 XX XX"),
+        person(4, nom="Durand", prenom="Luc"),
+        person(5, nom="Durand", prenom="Luc"),
+    ]
+    path.write_text("\n".join([HEADER, *lines, ""]), encoding="utf-8")
+    cli.run("patients", "import", campaign, path, "--yes")
+    return path
+
+
+def test_a_report_is_written_for_its_owner_alone(cli: Cli, campaign: int, messy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.csv"
+    said = cli.json("patients", "report", campaign, messy, "--out", out)
+    assert said["rows"] == said["accepted"] + said["merged"] + said["refused"] == 4
+    assert said["found"]["domain_probably_mistyped"] == {"times": 1, "rows": 1}
+    assert "gmial" not in json.dumps(said)
+    assert "jean@gmail.com" in out.read_text(encoding="utf-8-sig")
+    assert out.stat().st_mode & 0o077 == 0
+    out = tmp_path / "report.json"
+    cli.run("patients", "report", campaign, messy, "--out", out, "--every", "--language", "en")
+    assert [row["row"] for row in json.loads(out.read_bytes())["rows"]] == [2, 3, 4, 5]
+    assert "ends in .csv or .json" in cli.error("patients", "report", campaign, messy, "--out", "report.txt")
+
+
+def test_corrections_go_out_and_come_back(cli: Cli, campaign: int, messy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "corrections.csv"
+    assert cli.json("patients", "corrections", campaign, messy, "--out", out) == {"written": str(out), "rows": 4}
+    filled = out.read_text(encoding="utf-8-sig").replace("06 39 98 XX XX", "06 39 98 44 44", 1)
+    out.write_text(filled, encoding="utf-8")
+    done = cli.json("patients", "import", campaign, out, "--yes")
+    assert {"new": 0, "changed": 1}.items() <= done["difference"].items()
+
+
+def test_suggestions_are_listed_and_accepted_by_a_person(cli: Cli, campaign: int, messy: Path) -> None:
+    (one,) = cli.json("patients", "suggestions", "list", campaign, messy)["suggestions"]
+    assert (one["row"], one["suggestion"]) == (2, "jean@gmail.com")
+    assert "say --all" in cli.error("patients", "suggestions", "accept", campaign, messy)
+    assert "add --yes" in cli.json("patients", "suggestions", "accept", campaign, messy, "--all", code=1)["error"]
+    said = cli.json("patients", "suggestions", "accept", campaign, messy, "--row", 2, "--yes")
+    assert (said["accepted"], said["rows"]) == (1, [2])
+    assert cli.json("patients", "suggestions", "accept", campaign, messy, "--all", "--yes")["rows"] == [2]
+
+
+def test_doubts_are_listed_and_decided(cli: Cli, campaign: int, messy: Path) -> None:
+    (doubt,) = cli.json("patients", "doubts", "list", campaign)["doubts"]
+    assert (doubt["row"], doubt["others"][0]["row"]) == (5, 4)
+    assert f"patient {doubt['others'][0]['patient']}" in cli.run("patients", "doubts", "list", campaign)
+    said = cli.json("patients", "doubts", "decide", doubt["id"], "--same")
+    assert said["is_same"] is True
+    assert cli.json("patients", "doubts", "list", campaign)["doubts"] == []
+    assert len(cli.json("patients", "doubts", "list", campaign, "--decided")["doubts"]) == 1
+    excluded = cli.json("patients", "list", campaign, "--outcome", "excluded")["patients"]
+    assert [one["outcome_reason"] for one in excluded] == ["same_person"]
+    cli.run("patients", "doubts", "decide", doubt["id"], "--two")
+    assert cli.json("patients", "list", campaign, "--outcome", "excluded")["patients"] == []
+
+
+def test_every_decision_about_a_list_is_shown_without_a_database(cli: Cli, messy: Path) -> None:
+    said = cli.json("check", "list", messy, "--show")
+    assert [row["row"] for row in said["decisions"]] == [2, 3, 4, 5]
+    (email,) = [cell for cell in said["decisions"][0]["cells"] if cell["header"] == "email"]
+    assert email["verdict"] == "refused"
+    assert email["findings"][0]["suggestion"] == "jean@gmail.com"
+    assert said["report"]["cells"]["email"]["refused"] == 1

@@ -7,12 +7,12 @@ import re
 import pytest
 from sqlalchemy import text
 
-from notifier.cli.provider import OUR_FAULT, advice
 from notifier.providers import PROVIDERS
 from notifier.providers.brevo_email import BrevoEmailProvider
 from notifier.providers.brevo_sms import BrevoSmsProvider
 from notifier.providers.smtp import SmtpProvider
 from notifier.store import Database
+from notifier.watching import OUR_FAULT, advice
 from tests.notifier.cli.conftest import Cli
 
 COLUMNS = {

@@ -10,10 +10,11 @@ from sqlalchemy import text
 
 from notifier import standing
 from notifier.cli import queue
-from notifier.cli.queue import problems, span
+from notifier.cli.queue import problems
 from notifier.errors import ServiceError
 from notifier.rehearsal.servers import Valkey
 from notifier.store import Database
+from notifier.watching import span
 from tests.factories import make_settings
 from tests.notifier.cli.conftest import Cli
 
@@ -310,6 +311,47 @@ def test_watch_goes_on_while_the_database_is_away(
     monkeypatch.setattr(queue, "read", lambda *_: (_ for _ in ()).throw(ServiceError("PostgreSQL is away.")))
     interrupt_after(monkeypatch, looks=2)
     assert cli.run("queue", "watch", "--every", "0.05") == "! PostgreSQL is away.\n" * 2
+
+
+def test_watch_goes_on_after_the_database_has_ended_its_connection(
+    cli: Cli, database: Database, sending: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = iter([False, False])
+
+    class Cutting:
+        def wait(self, _: float) -> None:
+            if next(waits, True):
+                raise KeyboardInterrupt
+            with database.engine.begin() as connection:
+                connection.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    )
+                )
+
+    monkeypatch.setattr(queue.threading, "Event", Cutting)
+    looks = [json.loads(line) for line in cli.run("queue", "watch", "--json", "--every", "0.05").splitlines()]
+    assert [look.get("campaigns") for look in looks] == [{"sending": 1}] * 3
+
+
+def test_watch_says_nothing_about_a_person(cli: Cli, sending: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.said.clear()
+    interrupt_after(monkeypatch, looks=2)
+    cli.run("queue", "watch")
+    interrupt_after(monkeypatch, looks=2)
+    cli.run("queue", "watch", "--json")
+    cli.run("queue", "status")
+    for known in ("@", "Nom1", "Prenom", "39980", "39 98", "Lilas", "1975", "P0000"):
+        assert known not in "".join(cli.said), known
+
+
+@pytest.mark.parametrize("every", ["0", "-1", "nan", "soon"])
+def test_watch_at_an_odd_interval_is_wrong_usage(
+    cli: Cli, sending: int, monkeypatch: pytest.MonkeyPatch, every: str
+) -> None:
+    interrupt_after(monkeypatch, looks=1)
+    cli.run("queue", "watch", "--every", every, code=2)
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, looks: int) -> None:

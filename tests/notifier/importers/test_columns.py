@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 
 import pytest
@@ -161,6 +162,21 @@ def test_a_mapping_that_cannot_be_meant_is_refused(mapping, words):
 def test_a_mapping_cannot_leave_a_list_without_contacts():
     with pytest.raises(ListError, match="No column with contacts"):
         _read("Nom;Email\nA;a@example.fr\n", mapping={"Email": "ignore"})
+
+
+def test_a_file_read_in_another_way_is_told_apart_from_itself():
+    text = "Nom;Email;Joindre\nA;a@example.fr;0639980001\n"
+    plain, mapped, other = (_read(text, mapping=mapping)[0].sha256 for mapping in (
+        None, {"Joindre": "phone"}, {"Joindre": "ignore"}))  # fmt: skip
+    assert len({plain, mapped, other}) == 3
+    assert plain == _read(text, mapping={})[0].sha256 == hashlib.sha256(text.encode()).digest()
+    assert mapped == _read(text, mapping={"Joindre": "phone"})[0].sha256
+
+
+def test_a_row_keeps_every_cell_as_it_stands_in_the_file():
+    _, rows = _read("Nom;X;Email;Note\n A ; x;a@example.fr ;texte\n")
+    assert rows[0].fields == [" A ", " x", "a@example.fr ", "texte"]
+    assert "texte" not in repr(rows[0]), "a text of a row must not get into an error"
 
 
 @given(st.lists(st.text(max_size=12), max_size=8), st.lists(st.lists(st.text(max_size=8), max_size=8), max_size=4))

@@ -71,11 +71,15 @@ def test_a_path_gives_the_name_itself(tmp_path: Path):
     [
         (b"<html><table><tr><td>Nom</td></tr></table>", "web page"),
         (b'\xef\xbb\xbf \n<?xml version="1.0"?><?mso-application progid="Excel.Sheet"?>', "XML document"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, "password"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, r"\.xls\).*Save as, XLSX"),
+        (
+            b"\xd0\xcf\x11\xe0" + b"\0" * 200_000 + "EncryptedPackage".encode("utf-16-le") + b"\0" * 600,
+            "take the password off",
+        ),
         (b"SQLite format 3\0", "database"),
         (b"\x1f\x8b\x08", "gzip"),
         (zipped({"list.csv": "nom;email\n"}), "Unpack it"),
-        (zipped({"xl/workbook.bin": "x"}), "xlsb"),
+        (zipped({"xl/workbook.bin": "x"}), r"\.xlsb\).*Save as, XLSX"),
         (zipped({"[Content_Types].xml": "x", "word/document.xml": "x"}), "not a spreadsheet"),
         (zipped({"mimetype": "application/vnd.oasis.opendocument.text", "content.xml": "x"}), "not a spreadsheet"),
         (zipped({}), "ZIP archive"),

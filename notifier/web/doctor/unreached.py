@@ -1,0 +1,222 @@
+"""Those no message reached: why, letters and calls, and saying that it was done."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+from starlette.background import BackgroundTask
+from starlette.responses import FileResponse, Response
+
+from notifier import telling
+from notifier.accounts import DOCTORS
+from notifier.errors import ConflictError, InputError, NotFoundError
+from notifier.models import Campaign, Patient, Told
+from notifier.states import Outcome, Unreached
+from notifier.states import Told as How
+from notifier.web.doctor.common import (
+    BEFORE_START,
+    PAGE,
+    Words,
+    after_of,
+    campaign_of,
+    choice,
+    cut,
+    data_key,
+    named,
+    page,
+    whole,
+)
+from notifier.web.pages import Pages, Visit
+
+pages = Pages()
+
+_PATH = "/doctor/campaigns/{campaign_id:int}/unreached"
+#: "told": those whom somebody told by letter, call or at the practice
+SHOWN = ("unreached", "told")
+
+
+@pages.get(_PATH, allow=DOCTORS)
+def unreached(visit: Visit) -> Response:
+    with visit.transaction() as session:
+        return _page(visit, session, campaign_of(visit, session))
+
+
+def _page(visit: Visit, session: Session, campaign: Campaign, status: int = 200, wrong: str = "") -> Response:
+    which = choice(visit, "which", SHOWN, "unreached")
+    reason = choice(visit, "reason", [*map(str, Unreached)], "")
+    post = choice(visit, "post", ["yes"], "")
+    after = after_of(visit)
+    statement = select(Patient).where(Patient.id > after)
+    if which == "told":
+        statement = statement.join(Told, Told.patient_id == Patient.id).where(
+            Patient.campaign_id == campaign.id, Patient.outcome == Outcome.INFORMED
+        )
+    else:
+        statement = statement.where(*_selection(visit, campaign))
+    people, has_more = cut(session.scalars(statement.order_by(Patient.id).limit(PAGE + 1)).all())
+    told = session.scalars(select(Told).where(Told.patient_id.in_([one.id for one in people])))
+    return page(
+        visit,
+        "unreached.html",
+        campaign,
+        status,
+        which=which,
+        reason=reason,
+        post=post,
+        after=after,
+        people=people,
+        has_more=has_more,
+        names=named(data_key(visit, campaign), people),
+        told={one.patient_id: one for one in told},
+        reasons=_reasons(session, campaign.id),
+        selected=_count(session, _selection(visit, campaign)),
+        postable=_count(
+            session,
+            [
+                Patient.campaign_id == campaign.id,
+                Patient.outcome == Outcome.UNREACHED,
+                Patient.has_postal.is_(True),
+            ],
+        ),
+        told_count=session.scalar(
+            select(func.count())
+            .select_from(Told)
+            .join(Patient, Patient.id == Told.patient_id)
+            .where(Patient.campaign_id == campaign.id, Patient.outcome == Outcome.INFORMED)
+        ),
+        hows=list(How),
+        today=visit.now.astimezone(visit.site.zone).date(),
+        first_day=campaign.created_at.date(),
+        is_before=campaign.state in BEFORE_START,
+        wrong=wrong,
+    )
+
+
+def _reasons(session: Session, campaign_id: int) -> dict[str, int]:
+    rows = session.execute(
+        select(Patient.outcome_reason, func.count())
+        .where(Patient.campaign_id == campaign_id, Patient.outcome == Outcome.UNREACHED)
+        .group_by(Patient.outcome_reason)
+        .order_by(func.count().desc())
+    ).all()
+    return {reason or Unreached.ALL_FAILED: n for reason, n in rows}
+
+
+def _count(session: Session, conditions: list[ColumnElement[bool]]) -> int:
+    return session.scalar(select(func.count()).select_from(Patient).where(*conditions)) or 0
+
+
+# --- saying that it was done -----------------------------------------------------------------------------
+
+
+@pages.post(f"{_PATH}/tell", allow=DOCTORS)
+def tell(visit: Visit) -> Response:
+    """Of those ticked, or of all whom the address's filter shows."""
+    how = next((one for one in How if one == visit.text("how")), None)
+    try:
+        day = date.fromisoformat(visit.text("day"))
+    except ValueError:
+        day = None
+    with visit.transaction() as session:
+        campaign = campaign_of(visit, session)
+        if visit.text("who") == "all" and visit.text("sure") != "yes":
+            return _page(visit, session, campaign, 422, visit.say("doctor.unreached_sure"))
+        patients = _named(visit, session, campaign)
+        if how is None or day is None or not patients:
+            wrong = "unreached_nobody" if not patients else "unreached_how"
+            return _page(visit, session, campaign, 422, visit.say(f"doctor.{wrong}"))
+        try:
+            with session.begin_nested():
+                for some in _parts(patients):
+                    telling.mark(session, campaign.id, some, how, day, actor=visit.actor, now=visit.now)
+        except InputError:
+            words = Words(visit)
+            said = visit.say(
+                "doctor.unreached_day", first=words.day(campaign.created_at.date()), last=words.day(visit.now)
+            )
+            return _page(visit, session, campaign, 422, said)
+        except ConflictError:
+            return _page(visit, session, campaign, 409, visit.say("doctor.unreached_before"))
+    return visit.redirect(f"/doctor/campaigns/{campaign.id}/unreached", said="doctor.unreached_marked")
+
+
+@pages.post(f"{_PATH}/take-back", allow=DOCTORS)
+def take_back(visit: Visit) -> Response:
+    with visit.transaction() as session:
+        campaign = campaign_of(visit, session)
+        patients = _ticked(visit)
+        if not patients:
+            return _page(visit, session, campaign, 422, visit.say("doctor.unreached_nobody"))
+        telling.take_back(session, campaign.id, patients, actor=visit.actor, now=visit.now)
+    return visit.redirect(
+        f"/doctor/campaigns/{campaign.id}/unreached?which=told", said="doctor.unreached_taken_back"
+    )
+
+
+def _ticked(visit: Visit) -> list[int]:
+    return [whole(value) for value in visit.form.getlist("patient") if isinstance(value, str)]
+
+
+def _named(visit: Visit, session: Session, campaign: Campaign) -> list[int]:
+    if visit.text("who") != "all":
+        return _ticked(visit)
+    return list(session.scalars(select(Patient.id).where(*_selection(visit, campaign)).order_by(Patient.id)))
+
+
+def _selection(visit: Visit, campaign: Campaign) -> list[ColumnElement[bool]]:
+    """Those unreached whom the address's filter shows."""
+    reason = choice(visit, "reason", [*map(str, Unreached)], "")
+    conditions: list[ColumnElement[bool]] = [
+        Patient.campaign_id == campaign.id,
+        Patient.outcome == Outcome.UNREACHED,
+    ]
+    if reason:
+        conditions.append(Patient.outcome_reason == reason)
+    if choice(visit, "post", ["yes"], ""):
+        conditions.append(Patient.has_postal.is_(True))
+    return conditions
+
+
+def _parts(patients: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(patients), telling.MOST):
+        yield patients[start : start + telling.MOST]
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+@pages.get(f"{_PATH}/letters.csv", allow=DOCTORS)
+def letters(visit: Visit) -> Response:
+    return _file(visit, telling.letters, "doctor.file_letters")
+
+
+@pages.get(f"{_PATH}/calls.csv", allow=DOCTORS)
+def calls(visit: Visit) -> Response:
+    return _file(visit, telling.calls, "doctor.file_calls")
+
+
+def _file(visit: Visit, making: telling.Making, name: str) -> Response:
+    """Made whole before a byte of it goes out, so that an error is a page and no half list."""
+    with visit.transaction() as session:
+        campaign = campaign_of(visit, session)
+        if campaign.data_key is None:
+            raise NotFoundError("The people were erased.")
+        pieces = making(session, visit.site.settings.master, campaign.id, visit.language)
+        folder = tempfile.TemporaryDirectory(prefix="pn-list-")
+        try:
+            path = Path(folder.name) / "list.csv"
+            telling.write(pieces, path)
+        except BaseException:
+            folder.cleanup()
+            raise
+    return FileResponse(
+        path,
+        media_type="text/csv; charset=utf-8",
+        filename=f"{visit.say(name)}-{campaign.id}.csv",
+        background=BackgroundTask(folder.cleanup),
+    )
