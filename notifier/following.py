@@ -168,7 +168,7 @@ def deliveries(
     after: int = 0,
     most: int = PAGE,
 ) -> list[Delivery]:
-    """Of one campaign, after the number `after`; by ix_delivery_campaign, and only if `tally` has some."""
+    """Of one campaign, after the number `after`; `tally` says if there are any."""
     if state is not None:
         counts = store.delivery_counts(session, campaign_id)
         if not any(states[state] for states in counts.values()):
@@ -220,7 +220,7 @@ class Life:
     campaign: Campaign
     doctor: Doctor
     #: whom it informs: id, row of the list, outcome, outcome_reason
-    patients: Sequence[Row[Any]]
+    patients: Sequence[Any]
     steps: list[Step]
     #: when it is due, or who has it in hand until when
     next: list[Step]

@@ -27,6 +27,9 @@ _REPORT = re.compile(r"/webhooks/[^/]+")
 _LIST_UPLOAD = re.compile(
     r"/api/v1/campaigns/[0-9]+/lists(?:/(?:look|report|corrections|suggestions|suggestions/accept))?"
 )
+_PAGE_UPLOAD = re.compile(r"/doctor/campaigns/[0-9]+/list")
+#: a list sent from a page: a little more than the page itself takes, so that it can say so in its own words
+PAGE_LIST_BYTES = 36 * 1024 * 1024
 #: asked every few seconds by machines
 _QUIET = {"/healthz", "/readyz", "/metrics"}
 
@@ -94,6 +97,8 @@ class BodyLimit:
     def _limit(self, path: str) -> int:
         if _LIST_UPLOAD.fullmatch(path):
             return self.max_list_bytes + FORM_BYTES
+        if _PAGE_UPLOAD.fullmatch(path):
+            return min(PAGE_LIST_BYTES, self.max_list_bytes + FORM_BYTES)
         if _REPORT.fullmatch(path):
             return receipts.MAX_REPORT_BYTES
         return receipts.MAX_BODY_BYTES if path.startswith("/webhooks/") else MAX_JSON_BYTES

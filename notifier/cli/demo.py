@@ -311,6 +311,9 @@ def _show(result: dict[str, Any], stage: Stage, once: bool) -> None:
         console.print(f"What the receivers got: [bold]{stage.page_url}[/bold]")
         console.print(f"The API: [bold]{stage.api_url}/api/v1[/bold]  (described at {stage.api_url}/openapi.json)")
         console.print("An operations key for it: [bold]" + _new_key(stage) + "[/bold]")
+        for role, link in _invitations(stage).items():
+            console.print(f"The pages as {role}, with an authenticator app (the link serves once):")
+            console.print(link, markup=False, highlight=False, soft_wrap=True)
         console.print("Ctrl-C ends everything.")
 
 
@@ -323,6 +326,33 @@ def _new_key(stage: Stage) -> str:
     with store.Database(current.sqlalchemy_url, pool_size=1).staff() as session:
         _, secret = make_key(session, "demo", None)
     return secret
+
+
+def _invitations(stage: Stage) -> dict[str, str]:
+    """A way in to the pages for a doctor and for an operator."""
+    from notifier import accounts, settings, store
+    from notifier.models import Doctor
+
+    with _environment(stage.environment):
+        current = settings.load()
+    now, found = datetime.now(UTC), {}
+    with store.Database(current.sqlalchemy_url, pool_size=1).staff() as session:
+        first = session.query(Doctor).order_by(Doctor.id).first()
+        for role, doctor in ((accounts.Role.DOCTOR, first), (accounts.Role.OPERATOR, None)):
+            if role in accounts.DOCTORS and doctor is None:
+                continue
+            account = accounts.create(
+                session,
+                current.master,
+                role=role,
+                email=f"{role}@example.org",
+                language="fr" if doctor else "en",
+                doctor_id=doctor.id if doctor else None,
+                actor="cli:demo",
+            )
+            token = accounts.invitation_link(session, account.id, actor="cli:demo", now=now, web=current.web)
+            found[str(role)] = f"{stage.api_url}/link/{token}"
+    return found
 
 
 def _stay() -> None:

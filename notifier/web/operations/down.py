@@ -1,4 +1,4 @@
-"""From all campaigns down to one delivery's whole life, without whom it is for; and the look that shows it."""
+"""From all campaigns down to one delivery's whole life, without seeing whom it is for."""
 
 from __future__ import annotations
 

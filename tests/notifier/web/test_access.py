@@ -77,10 +77,32 @@ TABLE = {
     "GET /doctor/campaigns/{campaign_id:int}/proof": "doctor secretary",
     "POST /doctor/campaigns/{campaign_id:int}/proof": "doctor",
     "GET /operations": "operator approver auditor",
+    "GET /operations/now": "operator approver auditor",
+    "GET /operations/campaigns": "operator approver auditor",
+    "GET /operations/find": "operator approver auditor",
+    "GET /operations/campaigns/{campaign_id:int}": "operator approver auditor",
+    "GET /operations/campaigns/{campaign_id:int}/deliveries": "operator approver auditor",
+    "GET /operations/set-aside": "operator approver auditor",
+    "GET /operations/failed": "operator approver auditor",
+    "GET /operations/deliveries/{delivery_id:int}": "operator approver auditor",
+    "GET /operations/stop/{scope}": "operator",
+    "POST /operations/stop/{scope}": "operator",
+    "GET /operations/go/{scope}": "operator",
+    "POST /operations/go/{scope}": "operator",
+    "GET /operations/campaigns/{campaign_id:int}/pause": "operator",
+    "POST /operations/campaigns/{campaign_id:int}/pause": "operator",
+    "GET /operations/campaigns/{campaign_id:int}/resume": "operator",
+    "POST /operations/campaigns/{campaign_id:int}/resume": "operator",
+    "GET /operations/campaigns/{campaign_id:int}/cancel": "operator",
+    "POST /operations/campaigns/{campaign_id:int}/cancel": "operator",
+    "GET /operations/again/{what}": "operator",
+    "POST /operations/again/{what}": "operator",
+    "POST /operations/deliveries/{delivery_id:int}/contact": "operator",
 }
 #: what stands in the place of a path's values
 VALUES = {"{token}": "no-such-token", "{session_id:int}": "999999999"}
 VALUES |= {f"{{{name}_id:int}}": "999999999" for name in ("campaign", "upload", "list", "patient", "doubt")}
+VALUES |= {"{delivery_id:int}": "999999999", "{scope}": "channel:sms", "{what}": "release"}
 
 
 def test_the_table_names_every_page_and_no_other():

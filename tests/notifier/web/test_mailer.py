@@ -144,6 +144,7 @@ def test_a_copy_of_the_tables_opens_nothing(
         kept = "".join(str(session.execute(text(f"SELECT {name}::text FROM {name}")).all()) for name in tables)
         raw = "".join(bytes.fromhex(part).decode("latin-1") for part in re.findall(r"\\x((?:[0-9a-f]{2})+)", kept))
     assert kept
+    assert raw
     for secret in secrets:
         assert secret not in kept
         assert secret not in raw

@@ -17,7 +17,7 @@ from notifier.settings import ROOT
 from notifier.web import AREAS, doctor
 from notifier.web.pages import Pages, Visit, browser_of, own_path
 from notifier.web.texts import Texts, best_language
-from tests.factories import make_settings
+from tests.factories import HEADER, make_settings
 from tests.notifier.web.conftest import NewPerson, Person, heading
 
 Stranger = Callable[[], Person]
@@ -190,6 +190,20 @@ def test_an_auditors_transaction_changes_nothing(signed_in: NewPerson, app, doct
     assert seen == [1]
     with site.database.staff() as session:
         assert session.query(Campaign).filter_by(reason="x").count() == 0
+
+
+@pytest.mark.parametrize(("megabytes", "status"), [(2, 303), (37, 413)])
+def test_a_list_may_be_larger_than_any_other_form(signed_in: NewPerson, database, megabytes: int, status: int):
+    doctor = signed_in()
+    with database.staff() as session:
+        campaign = session.query(Campaign).one()
+    line = b"P00001;Nom;Prenom;12/03/1975;patient1@example.org;;;;;fr;\n"
+    body = HEADER.encode() + b"\n" + line * (megabytes * 2**20 // len(line))
+    answer = doctor.post(
+        f"/doctor/campaigns/{campaign.id}/list", files={"file": ("list.csv", body)}, follow_redirects=False
+    )
+    assert answer.status_code == status
+    assert doctor.post("/account/language", {"language": "e" * 2 * 2**20}).status_code == 413
 
 
 def test_static_files_are_named_by_their_hash_and_kept(stranger: Stranger):
