@@ -33,6 +33,8 @@ Hot = psycopg.AsyncConnection[tuple[Any, ...]]
 
 OLDEST_POSTGRESQL = 15
 _UTC = "-c timezone=UTC"
+#: a process that froze in a transaction must not keep its locks; a slow download may pause for less
+_LET_GO = "-c idle_in_transaction_session_timeout=300s"
 #: one migration at a time, whoever starts it
 _MIGRATION_LOCK = 7300
 
@@ -44,7 +46,11 @@ class Database:
         self.url = url
         # UTC, whatever the server's own zone: texts of instants must mean the same everywhere.
         self.engine: Engine = create_engine(
-            url, pool_size=pool_size, max_overflow=10, pool_pre_ping=True, connect_args={"options": _UTC}
+            url,
+            pool_size=pool_size,
+            max_overflow=10,
+            pool_pre_ping=True,
+            connect_args={"options": f"{_UTC} {_LET_GO}"},
         )
 
     @contextmanager
@@ -123,7 +129,7 @@ class AsyncDatabase:
             connect_args={
                 # Each statement of a worker goes by keys. Tables that grow from nothing to millions within an hour
                 # would have the planner read them whole, by what it knew of them when they were small.
-                "options": f"-c role=notifier_staff {_UTC} -c jit=off -c enable_seqscan=off "
+                "options": f"-c role=notifier_staff {_UTC} {_LET_GO} -c jit=off -c enable_seqscan=off "
                 "-c enable_hashjoin=off -c enable_mergejoin=off",
                 "connect_timeout": 5,
                 "prepare_threshold": 2,
@@ -789,11 +795,19 @@ async def note_pace(
 
 
 async def pause_unfit(connection: AsyncConnection, campaign_id: int, reason: str) -> None:
-    """Pauses a campaign that must not go on as it is; a person has to look at it."""
+    """Pauses a campaign that must not go on as it is; a person has to look at it. The journal says so once."""
     await connection.execute(
         text(
-            "UPDATE campaign SET state = :target, epoch = epoch + 1, reason = :reason "
-            "WHERE id = :campaign_id AND state = ANY(:sources)"
+            """
+            WITH paused AS (
+                UPDATE campaign SET state = :target, epoch = epoch + 1, reason = :reason
+                WHERE id = :campaign_id AND state = ANY(:sources) RETURNING id, doctor_id
+            )
+            INSERT INTO journal (actor, action, subject, doctor_id, detail)
+            SELECT 'engine', 'campaign.pause', 'campaign:' || id, doctor_id,
+                   jsonb_build_object('reason', CAST(:reason AS text))
+            FROM paused
+            """
         ),
         {
             "campaign_id": campaign_id,

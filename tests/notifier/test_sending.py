@@ -409,6 +409,12 @@ def test_a_text_that_is_not_the_approved_one_pauses_the_campaign(database: Datab
     assert state == "paused"
     assert "(email/fr/standard) is not what was approved" in reason
     assert states(database) == {Delivery.PENDING: 1}
+    with database.staff() as session:
+        acts = session.execute(
+            text("SELECT actor, detail->>'reason' FROM journal WHERE action = 'campaign.pause'")
+        )
+        assert acts.all() == [("engine", reason)]
+        assert store.broken_journal_entries(session) == []
 
 
 def test_a_bug_in_a_provider_ends_in_a_state_not_in_a_lost_row(database: Database, current: Settings):
