@@ -24,6 +24,7 @@ from notifier.providers.brevo_email import BrevoEmailProvider
 from notifier.providers.smtp import SmtpProvider
 from notifier.settings import Settings
 from notifier.store import Database
+from notifier.web import uploads
 from notifier.web.texts import Texts
 
 log = structlog.get_logger()
@@ -138,6 +139,7 @@ class Mailer:
     def _tidy_now(self, now: datetime) -> None:
         with self.database.staff() as session:
             accounts.tidy(session, now=now)
+            uploads.tidy(session, now=now)
 
 
 def _paragraph(part: str, *, is_link: bool) -> str:
