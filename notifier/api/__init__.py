@@ -95,7 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     by_delivery, by_account = BrevoSmsReceipts(), BrevoEmailReceipts(settings.brevo_email)
     app.state.context = Context(settings, database, {by_delivery.name: by_delivery}, {by_account.name: by_account})
-    app.state.metrics = health.Metrics(database)
+    app.state.metrics = health.Metrics(database, settings)
     for router in (
         incidents.incidents,
         incidents.doctors,

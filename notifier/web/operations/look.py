@@ -49,6 +49,8 @@ def _shown(visit: Visit, template: str, **values: Any) -> Response:
         paused = standing.slowest(session, State.PAUSED, FIRST)
         stopped = words.held(session)
     wrong = [*watching.wrong(document), *watching.unheard(settings)]
+    if document["tickets"] is None:  # one that does not answer has no settings to be mended
+        wrong = [one for one in wrong if one.code != "redis_unfit"]
     return words.shown(
         visit,
         template,
