@@ -14,6 +14,7 @@ import io
 import os
 import tempfile
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -421,6 +422,15 @@ class Verified:
     problems: tuple[str, ...]
 
 
+#: states of a message that has told somebody
+_PROVING = (DeliveryState.ACCEPTED, DeliveryState.DELIVERED)
+#: what reading a file that was damaged, or never was one, may end in
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, csv.Error, EOFError, LookupError, ValueError, TypeError, AttributeError,
+    StopIteration, NotImplementedError,
+)  # fmt: skip
+
+
 def verify(path: Path) -> Verified:
     """Checks a proof file by itself: every file as the manifest says and none beside, counts that add up, texts
     that are those approved, acts whose hashes hold.
@@ -430,7 +440,7 @@ def verify(path: Path) -> Verified:
     try:
         with zipfile.ZipFile(path) as opened:
             return _verify(opened)
-    except (zipfile.BadZipFile, KeyError, ValueError, UnicodeDecodeError, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path} is not a whole proof file: {error}") from error
 
 
@@ -456,6 +466,7 @@ def _verify(opened: zipfile.ZipFile) -> Verified:
         raise InputError(f"This is {facts['format']}; this program checks {FORMAT}.")
     problems += _counted_wrong(opened, facts)
     problems += _texts_wrong(opened, facts)
+    approved = set()
     for entry in opened.read(JOURNAL).splitlines():
         act = orjson.loads(entry)
         said = orjson.loads(act["hashed"])
@@ -466,6 +477,10 @@ def _verify(opened: zipfile.ZipFile) -> Verified:
             or datetime.fromisoformat(act["at"]).timestamp() != float(said[1])
         ):
             problems.append(f"Act {act['id']} of the journal was changed.")
+        if act["action"] == "campaign.approve":
+            approved.add(act["detail"].get("notice_hash"))
+    if facts["campaign"]["notice_hash"] not in approved | {None}:
+        problems.append("The journal holds no approval of these texts.")
     return Verified(hashlib.sha256(manifest).hexdigest(), facts["counts"], tuple(problems))
 
 
@@ -481,16 +496,31 @@ def _counted_wrong(opened: zipfile.ZipFile, facts: Mapping[str, Any]) -> Iterato
     counts = facts["counts"]
     if counts["imported"] != sum(counts[name] for name in ("merged", *map(str, Outcome))):
         yield "The counts do not add up."
-    people: Counter[str] = Counter()
-    merged = 0
-    with opened.open(PEOPLE) as raw:
-        records = csv.reader(io.TextIOWrapper(raw, "utf-8-sig", newline=""), delimiter=writing.DELIMITER)
-        next(records)
-        for record in records:
-            people[record[7]] += 1
-            merged += int(record[2])
-    if any(people[outcome] != counts[outcome] for outcome in Outcome) or merged != counts["merged"]:
+    people: Counter[tuple[str, str]] = Counter()
+    merged = unproved = 0
+    for record in _records(opened, PEOPLE):
+        outcome, reason, channel, state = record[7], record[8], record[16], record[19]
+        people[outcome, reason or channel] += 1
+        merged += int(record[2])
+        unproved += outcome == Outcome.INFORMED and not reason and state not in _PROVING
+    counted = Counter({(one["outcome"], one["by"]): one["n"] for one in facts["people"]})
+    totals = {outcome: sum(n for (stands, _), n in people.items() if stands == outcome) for outcome in Outcome}
+    if people != counted or merged != counts["merged"] or any(totals[one] != counts[one] for one in Outcome):
         yield f"{PEOPLE} does not hold the people that are counted."
+    if unproved:
+        yield f"{PEOPLE} has {unproved} informed without a message that was taken."
+    made = Counter((record[1], record[4]) for record in _records(opened, DELIVERIES))
+    if made != Counter(
+        {(channel, state): n for channel, of in facts["deliveries"].items() for state, n in of.items() if n}
+    ):
+        yield f"{DELIVERIES} does not hold the messages that are counted."
+
+
+def _records(opened: zipfile.ZipFile, name: str) -> Iterator[list[str]]:
+    with opened.open(name) as raw:
+        records = csv.reader(io.TextIOWrapper(raw, "utf-8-sig", newline=""), delimiter=writing.DELIMITER)
+        next(records, None)
+        yield from records
 
 
 def _texts_wrong(opened: zipfile.ZipFile, facts: Mapping[str, Any]) -> Iterator[str]:

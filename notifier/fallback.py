@@ -163,6 +163,7 @@ _OPEN = f"""
     SELECT DISTINCT p.id, p.campaign_id, p.doctor_id, p.language, p.variant
     FROM delivery_patient dp JOIN patient p ON p.id = dp.patient_id
     WHERE dp.delivery_id = ANY(:ids) AND p.outcome <> '{Outcome.EXCLUDED}'
+      AND NOT EXISTS (SELECT FROM told WHERE told.patient_id = p.id)
       AND NOT EXISTS (
         SELECT FROM delivery_patient dp2 JOIN delivery d2 ON d2.id = dp2.delivery_id
         WHERE dp2.patient_id = p.id

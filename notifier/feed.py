@@ -50,7 +50,7 @@ class Cursor(NamedTuple):
     def parse(cls, value: str) -> Cursor:
         """Raises InputError for what is none."""
         found = _CURSOR.fullmatch(value)
-        if found is None:
+        if found is None or max(map(int, found.groups())) >= 2**63:
             raise InputError("`after` is no cursor: give the `next` of the last answer, or leave it away.")
         return cls(int(found[1]), int(found[2]))
 
@@ -58,7 +58,7 @@ class Cursor(NamedTuple):
         return f"{self.xid}-{self.change_id}"
 
 
-START = Cursor(0, 0)
+START, _END = Cursor(0, 0), Cursor(2**63 - 1, 2**63 - 1)
 
 
 class Page(NamedTuple):
@@ -72,7 +72,7 @@ class Page(NamedTuple):
 
 _READ = """
     SELECT id, xid, campaign_id, patients FROM change
-    WHERE (xid, id) > (:xid, :change_id) {only}
+    WHERE (xid, id) > (:xid, :change_id) AND (xid, id) <= (:until_xid, :until_id) {only}
       AND xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
     ORDER BY xid, id LIMIT :rows
 """
@@ -86,10 +86,19 @@ _CAMPAIGNS = text("SELECT id, doctor_id, state, reason FROM campaign WHERE id = 
 _NOW = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1")
 
 
-def read(session: Session, after: Cursor, *, campaign: int | None = None, doctor: int | None = None) -> Page:
+def read(
+    session: Session,
+    after: Cursor,
+    *,
+    campaign: int | None = None,
+    doctor: int | None = None,
+    until: Cursor | None = None,
+) -> Page:
     """The next changes after `after` that the transaction may see: at most 1,000 patients' outcomes and the state
     of each campaign named. Nothing new: an empty page with the same cursor."""
+    last_place = until or _END
     only, values = "", {"xid": after.xid, "change_id": after.change_id, "rows": _ROWS}
+    values |= {"until_xid": last_place.xid, "until_id": last_place.change_id}
     if campaign is not None:
         only, values = "AND campaign_id = :campaign", values | {"campaign": campaign}
     elif doctor is not None:
@@ -184,6 +193,8 @@ def replay(session: Session, callback_id: int, after: Cursor, *, actor: str, now
     """Goes on from an earlier place, also with one that was stopped. Raises NotFoundError."""
     found = _found(session, callback_id)
     found.xid, found.change_id = after
+    found.until_xid = found.until_id = None
+    found.replays += 1
     _start(found, now)
     session.flush()
     detail = {"after": str(after)}
@@ -262,9 +273,10 @@ _TAKE = text(
         SELECT id FROM callback WHERE state = 'active' AND due_at <= :now ORDER BY due_at LIMIT :most
         FOR UPDATE SKIP LOCKED
     )
-    RETURNING id, doctor_id, url, secret_sealed, xid, change_id, tries
+    RETURNING id, doctor_id, url, secret_sealed, xid, change_id, until_xid, until_id, replays
     """
 )
+_AT_HAND = text("UPDATE callback SET until_xid = :xid, until_id = :change_id WHERE id = :id")
 #: an address with nothing to be told is looked at again so much later
 _IDLE = text("UPDATE callback SET due_at = CAST(:now AS timestamptz) + interval '1 second' WHERE id = ANY(:ids)")
 
@@ -274,13 +286,16 @@ def take(session: Session, master: MasterKey, *, now: datetime, most: int) -> li
     calls, idle = [], []
     for row in session.execute(_TAKE, {"now": now, "lease": _LEASE, "most": most}).all():
         after = Cursor(row.xid, row.change_id)
-        page = read(session, after, doctor=row.doctor_id)
+        until = Cursor(row.until_xid, row.until_id) if row.until_xid is not None else None
+        page = read(session, after, doctor=row.doctor_id, until=until)
         if not page.campaigns:
             idle.append(row.id)
             continue
         body = {"type": "campaigns.changed", "timestamp": now, "data": {"campaigns": page.campaigns}}
         secret = _key(master).open(row.secret_sealed, _PURPOSE)
-        calls.append(Call(row.id, row.url, f"msg_{row.id}_{after}", body, secret, after, page.next, page.has_more))
+        session.execute(_AT_HAND, page.next._asdict() | {"id": row.id})
+        name = f"msg_{row.id}_{row.replays}_{after}"
+        calls.append(Call(row.id, row.url, name, body, secret, after, page.next, page.has_more))
     if idle:
         session.execute(_IDLE, {"ids": idle, "now": now})
     return calls
@@ -300,7 +315,7 @@ def ping(session: Session, master: MasterKey, callback_id: int, *, now: datetime
 _TAKEN = text(
     """
     UPDATE callback SET xid = :xid, change_id = :change_id, tries = 0, failing_since = NULL, last_code = :code,
-        last_at = :now, due_at = :due_at
+        last_at = :now, due_at = :due_at, until_xid = NULL, until_id = NULL
     -- unless somebody has sent it back meanwhile
     WHERE id = :id AND xid = :from_xid AND change_id = :from_id
     """

@@ -336,6 +336,11 @@ class Callback(Base):
     #: everything up to here was taken
     xid: Mapped[int] = mapped_column(BigInteger)
     change_id: Mapped[int] = mapped_column(BigInteger)
+    #: how far the message at hand goes: each try of it tells of the same changes
+    until_xid: Mapped[int | None] = mapped_column(BigInteger)
+    until_id: Mapped[int | None] = mapped_column(BigInteger)
+    #: how often somebody has sent it back
+    replays: Mapped[int] = mapped_column(Integer, server_default="0")
     #: not before; while a message is on its way, when somebody else may try
     due_at: Mapped[datetime] = _now()
     #: how often the message at hand was not taken, and since when

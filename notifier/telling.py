@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +23,13 @@ from notifier.judging import Identity
 from notifier.models import Campaign
 from notifier.sealing import DataKey, MasterKey
 from notifier.states import Campaign as State
-from notifier.states import Channel, Outcome, Told, Unreached
+from notifier.states import Channel, Delivery, Outcome, Told, Unreached
 
 #: patients one act may name
 MOST = 10_000
 _AT_ONCE = 1000
+#: a calendar may be so far before or behind UTC
+_AHEAD = timedelta(hours=14)
 
 
 class Marked(NamedTuple):
@@ -49,6 +51,9 @@ _MARK = text(
     )
     INSERT INTO told (patient_id, doctor_id, how, day, reason_before, said_by)
     SELECT id, doctor_id, :how, :day, outcome_reason, :actor FROM named
+    ON CONFLICT (patient_id) DO UPDATE
+    SET how = excluded.how, day = excluded.day, reason_before = excluded.reason_before,
+        said_by = excluded.said_by, said_at = now()
     RETURNING patient_id
     """  # noqa: S608 - put together from our own states
 )
@@ -61,8 +66,18 @@ _TAKE_BACK = text(
     ), gone AS (
         DELETE FROM told USING named WHERE told.patient_id = named.id
     )
-    UPDATE patient p SET outcome = '{Outcome.UNREACHED}', outcome_reason = named.reason_before, outcome_at = :now
-    FROM named WHERE p.id = named.id
+    -- a message may have arrived meanwhile
+    UPDATE patient p SET outcome = CASE WHEN reached.so THEN '{Outcome.INFORMED}' ELSE '{Outcome.UNREACHED}' END,
+        outcome_reason = CASE WHEN NOT reached.so THEN named.reason_before END, outcome_at = :now
+    FROM named CROSS JOIN LATERAL (
+        SELECT EXISTS (
+            SELECT FROM delivery_patient dp JOIN delivery d ON d.id = dp.delivery_id
+            WHERE dp.patient_id = named.id AND (
+                d.state = '{Delivery.DELIVERED}' OR (d.state = '{Delivery.ACCEPTED}' AND d.due_at IS NULL)
+            )
+        ) AS so
+    ) reached
+    WHERE p.id = named.id
     RETURNING p.id
     """  # noqa: S608
 )
@@ -86,16 +101,19 @@ def mark(
     campaign = _campaign(session, campaign_id)
     if campaign.started_at is None and campaign.state != State.CANCELLED:
         raise ConflictError(f"Campaign {campaign_id} has not started: nobody is unreached yet.")
-    if not campaign.created_at.date() <= day <= now.date():
+    # The day is the caller's own, wherever that is.
+    first, last = (campaign.created_at - _AHEAD).date(), (now + _AHEAD).date()
+    if not first <= day <= last:
         raise InputError(
-            f"{day.isoformat()} cannot be the day: it is from {campaign.created_at.date().isoformat()}, when the "
-            f"campaign was made, to {now.date().isoformat()}."
+            f"{day.isoformat()} cannot be the day: it is from {first.isoformat()}, when the campaign was made, to "
+            "today."
         )
     ids = _ids(patients)
     values = {"campaign_id": campaign_id, "patients": ids, "how": how, "day": day, "actor": actor, "now": now}
     marked = len(session.execute(_MARK, values).all())
     detail = {"how": how, "day": day.isoformat(), "patients": marked}
-    store.record(session, actor, "patients.told", f"campaign:{campaign_id}", campaign.doctor_id, detail)
+    if marked:
+        store.record(session, actor, "patients.told", f"campaign:{campaign_id}", campaign.doctor_id, detail)
     return Marked(marked, len(ids) - marked)
 
 
@@ -106,7 +124,10 @@ def take_back(session: Session, campaign_id: int, patients: Sequence[int], *, ac
     values = {"campaign_id": campaign_id, "patients": ids, "now": now}
     moved = len(session.execute(_TAKE_BACK, values).all())
     detail = {"patients": moved}
-    store.record(session, actor, "patients.told_taken_back", f"campaign:{campaign_id}", campaign.doctor_id, detail)
+    if moved:
+        store.record(
+            session, actor, "patients.told_taken_back", f"campaign:{campaign_id}", campaign.doctor_id, detail
+        )
     return Marked(moved, len(ids) - moved)
 
 

@@ -33,7 +33,9 @@ log = structlog.get_logger()
 AT_A_TIME = 32
 LOOK_S = 1.0
 #: IPv6 addresses that stand for an IPv4 one (RFC 6052)
-_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+_NAT64 = IPv6Network("64:ff9b::/96")
+#: for translation inside (RFC 8215), and for documentation (RFC 9637): older Pythons take them for public
+_NOT_PUBLIC = (IPv6Network("64:ff9b:1::/48"), IPv6Network("3fff::/20"))
 
 
 class Answer(NamedTuple):
@@ -163,7 +165,9 @@ def _port(scheme: str) -> int:
 def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Whether an address is one of the public Internet, also what an IPv6 address stands for (RFC 6890, 6052)."""
     if isinstance(address, IPv6Address):
-        if any(address in network for network in _NAT64):
+        if address.is_site_local or any(address in network for network in _NOT_PUBLIC):
+            return False
+        if address in _NAT64:
             return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
         if inner and not is_public(inner):

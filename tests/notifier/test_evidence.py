@@ -133,6 +133,11 @@ def test_whoever_changes_a_file_is_found_out(database: Database, current: Settin
     text_changed = files[notice].replace(b"Dr", b"Pr")
     acts = files[JOURNAL].replace(b'"actor":"cli:test"', b'"actor":"cli:other"')
     counts = files[FACTS].replace(b'"unreached": 1', b'"unreached": 0')
+    swapped = (
+        files[PEOPLE].replace(b"unreached", b"?").replace(b"informed", b"unreached").replace(b"?", b"informed")
+    )
+    swapped = swapped.replace(b"all_failed", b"")
+    header = files[evidence.DELIVERIES].split(b"\r\n")[0] + b"\r\n"
     for changes, with_manifest, said in (
         ({PEOPLE: people}, False, f"{PEOPLE} was changed."),
         ({PEOPLE: people}, True, f"{PEOPLE} does not hold the people that are counted."),
@@ -141,10 +146,35 @@ def test_whoever_changes_a_file_is_found_out(database: Database, current: Settin
         ({notice: text_changed}, True, f"{notice} is not the text that was frozen."),
         ({JOURNAL: acts}, True, "of the journal was changed."),
         ({FACTS: counts}, True, "The counts do not add up."),
+        ({JOURNAL: b""}, True, "The journal holds no approval of these texts."),
+        ({PEOPLE: swapped}, True, "informed without a message that was taken"),
+        ({evidence.DELIVERIES: header}, True, f"{evidence.DELIVERIES} does not hold the messages"),
     ):
         forged = evidence.verify(rewritten(tmp_path / "proof.zip", changes, with_manifest=with_manifest))
         assert any(said in problem for problem in forged.problems), (said, forged.problems)
         assert not with_manifest or forged.manifest != proof.manifest
+
+
+def test_a_damaged_file_is_refused_wherever_it_is_damaged(
+    database: Database, current: Settings, campaign: int, tmp_path: Path
+):
+    export(database, current, campaign, tmp_path / "proof.zip")
+    whole = (tmp_path / "proof.zip").read_bytes()
+    for place in range(0, len(whole), 97):
+        (tmp_path / "x.zip").write_bytes(whole[:place] + bytes(10) + whole[place + 10 :])
+        try:
+            assert evidence.verify(tmp_path / "x.zip").problems, place
+        except InputError:
+            continue
+
+
+@pytest.mark.parametrize("facts", [b"[]", b'{"format": "patient-notifier evidence 1", "notices": null}', b"7"])
+def test_facts_of_another_shape_are_refused(
+    database: Database, current: Settings, campaign: int, tmp_path: Path, facts: bytes
+):
+    export(database, current, campaign, tmp_path / "proof.zip")
+    with pytest.raises(InputError, match="not a whole proof file"):
+        evidence.verify(rewritten(tmp_path / "proof.zip", {FACTS: facts}, with_manifest=True))
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04 and no more", b"%PDF-1.7"])

@@ -18,7 +18,7 @@ from notifier.providers.base import Blame, Kind, Outcome
 from notifier.settings import Settings
 from notifier.states import Channel
 from notifier.store import Database
-from tests.factories import make_campaign, make_settings, person, start_campaign
+from tests.factories import import_more, make_campaign, make_settings, person, start_campaign
 from tests.notifier.test_sending import FakeProvider, run, settle
 
 REFUSED = Outcome(Kind.REFUSED, "smtp_550_5.1.1", Blame.PERSON)
@@ -86,7 +86,18 @@ def test_a_doctor_hears_of_their_own_only(database: Database, current: Settings)
     assert {one["doctor"] for one in found} == {mine.doctor_id}
 
 
-@pytest.mark.parametrize("value", ["", "1", "x-y", "1-2-3", "-1-2", "1-2 ", "9" * 25 + "-1"])
+def test_who_is_added_after_the_start_is_told_of(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1)])
+    place = now_cursor(database)
+    import_more(database, current, campaign.id, [person(2, email=None, phone=None), person(3, decede="oui")])
+    found, _ = follow(database, place)
+    told = {one["row"]: one["outcome"] for change in found for one in change["patients"]}
+    assert told == {2: "unreached", 3: "excluded"}
+
+
+@pytest.mark.parametrize(
+    "value", ["9999999999999999999-0", "", "1", "x-y", "1-2-3", "-1-2", "1-2 ", "9" * 25 + "-1"]
+)
 def test_what_is_no_cursor_is_refused(value: str):
     with pytest.raises(InputError, match="no cursor"):
         Cursor.parse(value)
@@ -127,9 +138,16 @@ def test_an_address_is_told_what_follows_until_it_takes_it(database: Database, c
         assert take(session, current, at) == [], "not at once again"
     at += timedelta(seconds=6)
     with database.staff() as session:
+        controlling.resume(session, campaign.id, actor="cli:test")
+    with database.staff() as session:
         [again] = take(session, current, at)
-        assert again.message_id == call.message_id, "the same message, by its name"
+        assert (again.message_id, again.next) == (call.message_id, call.next), "the same message by the same name"
         end(session, again, "http_200", at, taken=True)
+    at += timedelta(seconds=2)
+    with database.staff() as session:
+        [later] = take(session, current, at)
+        assert later.message_id != call.message_id, "what came meanwhile is another"
+        end(session, later, "http_200", at, taken=True)
     with database.staff() as session:
         assert take(session, current, at + timedelta(minutes=5)) == []
         state = session.execute(text("SELECT state, tries, last_code, failing_since FROM callback")).one()

@@ -16,6 +16,7 @@ from notifier.states import Told
 from notifier.store import Database, broken_journal_entries, doubt_informed, outcome_counts
 from notifier.telling import Marked
 from tests.factories import make_campaign, make_settings, person, start_campaign
+from tests.notifier.test_sending import settle
 
 NOBODY = {"email": None, "phone": None}
 
@@ -82,10 +83,40 @@ def test_a_message_that_fails_later_does_not_undo_a_letter(database: Database, c
     assert ids(database, "informed") == [patient]
 
 
+def test_giving_up_a_message_does_not_undo_a_call_and_marking_again_is_harmless(
+    database: Database, current: Settings
+):
+    campaign = start_campaign(database, current, [person(1, phone=None)])
+    with database.staff() as session:
+        session.execute(text("UPDATE delivery SET state = 'failed', due_at = now()"))
+        session.execute(text("UPDATE patient SET outcome = 'unreached', outcome_reason = 'quarantined'"))
+    [patient] = ids(database, "unreached")
+    mark(database, campaign.id, [patient], how=Told.CALL)
+    settle(database, current)
+    assert ids(database, "informed") == [patient]
+    with database.staff() as session:  # a row that was left behind
+        session.execute(text("UPDATE patient SET outcome = 'unreached', outcome_reason = 'all_failed'"))
+    assert mark(database, campaign.id, [patient]).marked == 1
+
+
+def test_taken_back_is_who_was_told_by_nothing_else(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1, phone=None)])
+    with database.staff() as session:
+        session.execute(text("UPDATE delivery SET state = 'failed', due_at = NULL"))
+        session.execute(text("UPDATE patient SET outcome = 'unreached', outcome_reason = 'all_failed'"))
+    [patient] = ids(database, "unreached")
+    mark(database, campaign.id, [patient])
+    with database.staff() as session:  # a late receipt
+        session.execute(text("UPDATE delivery SET state = 'delivered'"))
+        telling.take_back(session, campaign.id, [patient], actor="cli:test", now=datetime.now(UTC))
+        stands = session.execute(text("SELECT outcome, outcome_reason FROM patient")).one()
+    assert tuple(stands) == ("informed", None)
+
+
 def test_what_cannot_be_true_is_refused(database: Database, current: Settings):
     campaign = start_campaign(database, current, [person(1, **NOBODY), person(2)])
     [patient] = ids(database, "unreached")
-    for day in (today() + timedelta(days=1), today() - timedelta(days=400)):
+    for day in (today() + timedelta(days=2), today() - timedelta(days=400)):
         with pytest.raises(InputError, match="cannot be the day"):
             mark(database, campaign.id, [patient], day=day)
     with pytest.raises(InputError, match="from 1 to"):

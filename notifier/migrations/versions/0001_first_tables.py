@@ -266,6 +266,9 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), server_default="active", nullable=False),
         sa.Column("xid", sa.BigInteger(), nullable=False),
         sa.Column("change_id", sa.BigInteger(), nullable=False),
+        sa.Column("until_xid", sa.BigInteger(), nullable=True),
+        sa.Column("until_id", sa.BigInteger(), nullable=True),
+        sa.Column("replays", sa.Integer(), server_default="0", nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
         sa.Column("failing_since", sa.DateTime(timezone=True), nullable=True),
@@ -701,6 +704,7 @@ def _roles() -> None:
         "TO notifier_doctor"
     )
     op.execute("GRANT UPDATE, DELETE ON callback TO notifier_doctor")
+    op.execute("GRANT UPDATE ON told TO notifier_doctor")
     op.execute("GRANT DELETE ON callback, change TO notifier_staff")
     # A doctor's transaction can neither make a campaign nor erase its data key.
     op.execute(
@@ -802,6 +806,28 @@ def _changes() -> None:
     op.execute(
         "CREATE TRIGGER patient_changed AFTER UPDATE ON patient REFERENCING OLD TABLE AS old_rows "
         "NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION patient_changed()"
+    )
+    # Who is there before the start is in the listings that a follower reads then.
+    op.execute(
+        """
+        CREATE FUNCTION patient_added() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+        SET search_path = public, pg_temp AS $$
+        BEGIN
+            INSERT INTO change (campaign_id, doctor_id, patients)
+            SELECT campaign_id, doctor_id, array_agg(id ORDER BY id)
+            FROM (
+                SELECT n.id, n.campaign_id, n.doctor_id,
+                       (row_number() OVER (PARTITION BY n.campaign_id ORDER BY n.id) - 1) / 500 AS part
+                FROM new_rows n JOIN campaign c ON c.id = n.campaign_id WHERE c.started_at IS NOT NULL
+            ) added
+            GROUP BY campaign_id, doctor_id, part;
+            RETURN NULL;
+        END $$
+        """
+    )
+    op.execute(
+        "CREATE TRIGGER patient_added AFTER INSERT ON patient REFERENCING NEW TABLE AS new_rows "
+        "FOR EACH STATEMENT EXECUTE FUNCTION patient_added()"
     )
     op.execute(
         """

@@ -207,6 +207,9 @@ def test_an_address_inside_is_never_called(current: Settings, database: Database
         ("64:ff9b::a00:1", False),
         ("64:ff9b::5db8:d822", True),
         ("2002:7f00:1::", False),
+        ("fec0::1", False),
+        ("64:ff9b:1::5db8:d822", False),
+        ("3fff::1", False),
         ("::ffff:10.0.0.1", False),
     ],
 )
