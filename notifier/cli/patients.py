@@ -199,7 +199,7 @@ def _plain(imported: Imported) -> dict[str, Any]:
 
 def _document(database: Database, job: _Job, done: dict[str, Any]) -> dict[str, Any]:
     if "error" in done:
-        return {"campaign": job.campaign, "file": str(job.file), **done}
+        return {"campaign": job.campaign, **done}
     with common.transaction(database) as session:
         problems = session.scalar(
             select(func.count()).select_from(ListProblem).where(ListProblem.list_file_id == done["list_file"])
@@ -207,7 +207,6 @@ def _document(database: Database, job: _Job, done: dict[str, Any]) -> dict[str, 
     difference = _difference(job.seen) if job.seen else None
     return {
         "campaign": job.campaign,
-        "file": str(job.file),
         **done,
         "problems": problems,
         "difference": difference,
@@ -267,7 +266,7 @@ def _in_processes(settings: Settings, jobs: Sequence[_Job], processes: int, as_j
 def _show_look(out: Console, job: _Job) -> None:
     seen = job.seen
     assert seen is not None
-    out.print(f"{job.file}: {seen.format}, for campaign {job.campaign}", markup=False, highlight=False)
+    out.print(f"A list for campaign {job.campaign} ({seen.format}):", markup=False, highlight=False)
     out.print(
         common.table(
             "columns",
@@ -296,7 +295,6 @@ def _look_document(job: _Job) -> dict[str, Any]:
     assert seen is not None
     return {
         "campaign": job.campaign,
-        "file": str(job.file),
         "format": seen.format,
         "known": seen.is_known,
         "columns": [asdict(column) for column in seen.columns],

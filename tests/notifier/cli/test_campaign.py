@@ -102,7 +102,7 @@ def test_a_person_sees_the_numbers_and_the_next_step(cli: Cli, sending: int) -> 
 def test_the_preview_shows_every_text_that_will_be_sent(cli: Cli, campaign: int, files: Path) -> None:
     english = files / "english.csv"
     english.write_text("\n".join([HEADER, person(9, langue="en"), ""]), encoding="utf-8")
-    cli.run("patients", "import", campaign, english)
+    cli.run("patients", "import", campaign, english, "--yes")
     shown = cli.run("campaign", "preview", campaign)
     for heading in ("email, fr, standard", "sms, fr, standard", "email, en, standard", "sms, en, standard"):
         assert heading in shown
@@ -176,7 +176,7 @@ def test_refused_rows_are_counted_over_all_lists_and_one_is_told_where_to_see_th
     empty_row = ";" * HEADER.count(";")
     nameless = person(7, id="", nom="", prenom="", email=None, phone=None)
     listing.write_text("\n".join([HEADER, person(1), person(8), nameless, empty_row, ""]), encoding="utf-8")
-    imported = cli.json("patients", "import", campaign, listing)
+    imported = cli.json("patients", "import", campaign, listing, "--yes")
     assert imported["refused"] >= 1
     document = cli.json("campaign", "show", campaign)
     lists = document["lists"]

@@ -23,7 +23,6 @@ def test_the_same_list_again_changes_nothing(cli: Cli, campaign: int, files: Pat
         "columns",
         "notes",
         "difference",
-        "file",
     }
     assert again["columns"]["portable"] == "phone"
     assert (again["new"], again["rows"], again["problems"]) == (False, 3, 1)
