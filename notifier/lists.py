@@ -99,6 +99,7 @@ class Imported:
 class Opened:
     """An open list of a campaign, with all that decides how it is read."""
 
+    campaign_id: int
     reader: RawList
     doctor: Doctor
     setting: Setting
@@ -162,7 +163,7 @@ def opened(
             setting = Setting(
                 setting.region, setting.today, setting.names_people, own, _dead_domains(reader, setting)
             )
-        yield Opened(reader, doctor, setting, mapping, given, sheet)
+        yield Opened(campaign_id, reader, doctor, setting, mapping, given, sheet)
 
 
 def _remembered(
@@ -236,7 +237,7 @@ def look(
             last > 0,
             is_known,
             None,
-            _token(this, last),
+            _token(session, this, last),
         )
     wanted = compare == "always" or (compare == "further" and seen.has_earlier)
     if wanted and not seen.questions:
@@ -268,9 +269,11 @@ def _earlier(session: Session, campaign_id: int, reader: RawList) -> tuple[int, 
     return last, session.scalar(known) is not None
 
 
-def _token(this: Opened, last: int) -> str:
+def _token(session: Session, this: Opened, last: int) -> str:
     """Of the file, of how it is read, and of what it would be added to."""
-    said = orjson.dumps([sorted(this.mapping.items()), this.sheet, last, this.doctor.id])
+    # Once sending has begun, an import writes to people: who looked before must look again.
+    begun = select(Campaign.started_at.is_not(None)).where(Campaign.id == this.campaign_id)
+    said = orjson.dumps([sorted(this.mapping.items()), this.sheet, last, this.campaign_id, session.scalar(begun)])
     return hashlib.sha256(this.reader.sha256 + said).hexdigest()
 
 
@@ -293,7 +296,7 @@ def import_list(
     """
     with opened(session, settings, campaign_id, source, given, now=now) as this:
         last, is_known = _earlier(session, campaign_id, this.reader)
-        _check_token(expected, this, last)
+        _check_token(session, expected, this, last)
         columns, notes, layout = this.columns, notes_of(this.reader), layout_of(this.reader)
     list_file = acts.import_list(
         session,
@@ -313,14 +316,14 @@ def import_list(
         select(func.max(ListFile.id)).where(ListFile.campaign_id == campaign_id, ListFile.id != list_file.id)
     )
     if not is_known:
-        _check_token(expected, this, newest or 0)
+        _check_token(session, expected, this, newest or 0)
     if layout is not None and (this.mapping or this.sheet):
         _remember(session, this, layout, actor, now)
     return Imported(list_file, not is_known, columns, notes)
 
 
-def _check_token(expected: str | None, this: Opened, last: int) -> None:
-    if expected is not None and expected != _token(this, last):
+def _check_token(session: Session, expected: str | None, this: Opened, last: int) -> None:
+    if expected is not None and expected != _token(session, this, last):
         raise ConflictError(
             "This is not what was shown: the file, its mapping or the lists of the campaign have changed since. "
             "Look at it again."

@@ -6,6 +6,8 @@ strings of `judging.Keys` or their keyed hashes: nothing here looks into them, s
 
 from __future__ import annotations
 
+import bisect
+import heapq
 import itertools
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +22,9 @@ MOST_SHARING = 6
 
 #: so many people of one patient id are compared with a row; further ones are known again by all their data
 _COMPARED = 8
+
+#: more people of one name and birth date are told apart by an index
+_FEW = 8
 
 #: the channel and the address, or its keyed hash
 Contact = tuple[Channel, Hashable]
@@ -91,6 +96,11 @@ class Person:
     rows: list[int] = field(default_factory=list)
     #: known from an earlier list, and not yet named by this one
     is_earlier: bool = False
+    #: `contacts`, for look-ups: an export may give thousands to one name
+    _has: set[Contact] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._has = set(self.contacts)
 
     @classmethod
     def new(cls, key: Hashable, said: Said) -> Person:
@@ -124,6 +134,9 @@ class Person:
     def variant(self) -> Variant:
         return Variant.COMMENT if self.comment else Variant.STANDARD
 
+    def shares_a_contact(self, said: Said) -> bool:
+        return not self._has.isdisjoint(said.contacts)
+
     def take(self, said: Said, columns: Collection[Column]) -> list[RowReason]:
         """Adds a further row; returns what is doubtful about the two together.
 
@@ -135,7 +148,8 @@ class Person:
             self._replace(said, columns)
         else:
             self.identity = self.identity.merged_with(said.identity)
-            self.contacts += [contact for contact in said.contacts if contact not in self.contacts]
+            self.contacts += [contact for contact in said.contacts if contact not in self._has]
+            self._has.update(said.contacts)
             self.comment |= bool(said.comment)
             self.sensitive |= bool(said.sensitive)
             self.is_deceased |= said.is_deceased
@@ -156,6 +170,7 @@ class Person:
         self.identity = identity
         kept = [contact for contact in self.contacts if _COLUMNS[contact[0]] not in columns]
         self.contacts = kept + [contact for contact in said.contacts if contact not in kept]
+        self._has = set(self.contacts)
         if Column.LANGUAGE in columns:
             self.language = said.language
         if Column.DECEASED in columns:
@@ -190,6 +205,8 @@ class People:
         self._columns = columns
         #: by `id()`, because further rows change a person
         self._by_key: dict[Hashable, dict[int, Person]] = {}
+        #: of names and birth dates that many have
+        self._namesakes: dict[Hashable, _Namesakes] = {}
         for person in known:
             self._index(person, person.keys)
 
@@ -206,9 +223,11 @@ class People:
         if person is None:
             person = Person.new(self._free_key(said.keys), said)
             self._index(person, [person.key, *said.keys.present()])
+            self._index_namesake(person, said)
             return Placed(person, True, doubts)
         doubts += [(str(Column.AFFECTED), reason) for reason in person.take(said, self._columns)]
         self._index(person, said.keys.present())
+        self._index_namesake(person, said)
         return Placed(person, False, doubts)
 
     def _whose(self, said: Said, doubts: list[tuple[str, RowReason]]) -> Person | None:
@@ -220,24 +239,41 @@ class People:
         for person in self._under(keys.national):
             if not person.identity.contradicts(said.identity):
                 return person
-        twins = [person for person in self._under(keys.name) if not _other_national(person, said)]
-        for person in twins:
-            if not set(person.contacts).isdisjoint(said.contacts):
+        twins = self._under(keys.name)
+        namesakes = self._namesakes_of(keys.name)
+        for person in twins if namesakes is None else namesakes.sharing(said):
+            if person.shares_a_contact(said) and not _other_national(person, said):
                 return person
-        for person in twins:
-            if _one_without_id(person, said):
+        for person in twins if namesakes is None else namesakes.without_another_id(said):
+            if _one_without_id(person, said) and not _other_national(person, said):
                 return person
         # what was the same once is the same again, even if a list has added to it since
         for person in (*self._under(keys.apart), *self._under(keys.other)):
             return person
         if same_id:
             doubts.append((str(Column.PATIENT_ID), RowReason.SAME_ID))
-        elif twins or self._under(keys.national):
+        elif self._under(keys.national) or any(not _other_national(person, said) for person in twins):
             doubts.append((str(Column.PATIENT_ID), RowReason.POSSIBLE_DOUBLE))
         return None
 
     def _under(self, key: Hashable | None) -> Collection[Person]:
         return self._by_key.get(key, {}).values() if key is not None else ()
+
+    def _namesakes_of(self, name: Hashable | None) -> _Namesakes | None:
+        """None where there are few."""
+        if name is None or len(self._under(name)) <= _FEW:
+            return None
+        if name not in self._namesakes:
+            self._namesakes[name] = namesakes = _Namesakes()
+            for person in self._under(name):
+                namesakes.add(person, person.contacts)
+        return self._namesakes[name]
+
+    def _index_namesake(self, person: Person, said: Said) -> None:
+        # Also where the row does not say the name: its contacts are the person's now.
+        for name in {person.name, said.keys.name}:
+            if name in self._namesakes:
+                self._namesakes[name].add(person, said.contacts)
 
     def _free_key(self, keys: Keys) -> Hashable:
         free = [key for key in keys.present() if key not in self._by_key]
@@ -249,6 +285,59 @@ class People:
     def _index(self, person: Person, keys: Iterable[Hashable]) -> None:
         for key in keys:
             self._by_key.setdefault(key, {})[id(person)] = person
+
+
+class _Namesakes:
+    """Everybody of one name and birth date, in order: what a row costs does not grow with their number."""
+
+    def __init__(self) -> None:
+        self._people: list[Person] = []
+        self._places: dict[int, int] = {}
+        #: places, rising
+        self._by_contact: dict[Contact, list[int]] = {}
+        self._by_id: dict[str | None, list[int]] = {}
+
+    def add(self, person: Person, contacts: Collection[Contact]) -> None:
+        """Adds a person, or what is new of one: contacts, and the patient id."""
+        place = self._places.setdefault(id(person), len(self._people))
+        if place == len(self._people):
+            self._people.append(person)
+        for contact in contacts:
+            _put(self._by_contact.setdefault(contact, []), place)
+        own = _folded_id(person.identity)
+        _put(self._by_id.setdefault(own, []), place)
+        if own is not None:
+            _take_out(self._by_id.get(None, []), place)
+
+    def sharing(self, said: Said) -> Iterator[Person]:
+        """Who may share a contact with a row, in order."""
+        return self._in_order([self._by_contact.get(contact, []) for contact in said.contacts])
+
+    def without_another_id(self, said: Said) -> Iterator[Person]:
+        """Who may have no patient id or the row's own, in order."""
+        own = _folded_id(said.identity)
+        if own is None:
+            return iter(self._people)
+        return self._in_order([self._by_id.get(None, []), self._by_id.get(own, [])])
+
+    def _in_order(self, places: list[list[int]]) -> Iterator[Person]:
+        return (self._people[place] for place in heapq.merge(*places))
+
+
+def _put(places: list[int], place: int) -> None:
+    at = bisect.bisect_left(places, place)
+    if at == len(places) or places[at] != place:
+        places.insert(at, place)
+
+
+def _take_out(places: list[int], place: int) -> None:
+    at = bisect.bisect_left(places, place)
+    if at < len(places) and places[at] == place:
+        del places[at]
+
+
+def _folded_id(identity: Identity) -> str | None:
+    return identity.patient_id.casefold() if identity.patient_id else None
 
 
 def is_another(person: Person, said: Said) -> bool:
@@ -276,8 +365,8 @@ def _other_national(person: Person, said: Said) -> bool:
 
 def _one_without_id(person: Person, said: Said) -> bool:
     """Whether the patient ids cannot speak against it: one has none, or they are the same."""
-    mine, theirs = person.identity.patient_id, said.identity.patient_id
-    return not mine or not theirs or mine.casefold() == theirs.casefold()
+    mine, theirs = _folded_id(person.identity), _folded_id(said.identity)
+    return mine is None or theirs is None or mine == theirs
 
 
 class Seen:

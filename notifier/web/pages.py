@@ -45,7 +45,7 @@ import structlog
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from sqlalchemy import text
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -480,6 +480,10 @@ def _of_error(visit: Visit, error: NotifierError | SQLAlchemyError | HTTPExcepti
     if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
         log.error("database_error", error=type(error).__name__)
         return visit.error(503, wait_s=5)
+    if isinstance(error, DataError):
+        # What no column can hold (a NUL, a number beyond all) names nothing there is.
+        log.warning("value_refused", error=type(error.orig).__name__)
+        return visit.error(404)
     if isinstance(error, NotifierError):
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
         if status == HTTPStatus.FORBIDDEN:

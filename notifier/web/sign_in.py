@@ -82,10 +82,15 @@ def staff(visit: Visit) -> Response:
     return visit.page("sign_in/staff.html", next=visit.next, email="", provider=_provider(visit))
 
 
+def _secret(visit: Visit, name: str) -> str:
+    """A field as it was typed, blanks included; empty for a file."""
+    value = visit.form.get(name, "")
+    return value if isinstance(value, str) else ""
+
+
 @pages.post("/sign-in/staff", allow=ANYBODY, own=True)
 def staff_password(visit: Visit) -> Response:
-    email, password = visit.text("email"), visit.form.get("password", "")
-    assert isinstance(password, str)
+    email, password = visit.text("email"), _secret(visit, "password")
     with visit.site.database.staff() as session:
         master = visit.site.settings.master
         came = accounts.sign_in_by_password(session, master, email, password, visit.source, now=visit.now)
@@ -170,8 +175,7 @@ def enrol(visit: Visit) -> Response:
 
 @pages.post("/enrol/password", allow={Stage.INVITED}, own=True)
 def password(visit: Visit) -> Response:
-    asked, again = visit.form.get("password", ""), visit.form.get("again", "")
-    assert isinstance(asked, str)
+    asked, again = _secret(visit, "password"), _secret(visit, "again")
     wrong = "" if asked == again else "sign_in.passwords_differ"
     try:
         if not wrong:

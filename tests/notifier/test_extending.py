@@ -430,6 +430,23 @@ def test_what_is_claimed_and_not_yet_marked_is_withdrawn(database: Database, cur
     assert [state for _, state, _ in deliveries(database)] == ["cancelled", "cancelled", "sending", "pending"]
 
 
+def test_a_worker_that_claimed_before_a_list_changed_the_language_does_not_send_the_old_text(
+    database: Database, current: Settings
+):
+    """The same row is needed again at once, in another language: the worker's claim of it must not count."""
+    campaign = start_campaign(database, current, [person(1), person(2, langue="en")])
+    hands = Hands(current, campaign)
+
+    async def claimed_before_the_list() -> set[int]:
+        claim = await hands.claim()
+        await asyncio.to_thread(import_more, database, current, campaign.id, [person(1, langue="en")])
+        async with hands.database.hot() as connection:
+            return await hands.intend(connection, claim)
+
+    assert len(asyncio.run(claimed_before_the_list())) == 1
+    assert [state for _, state, _ in deliveries(database)] == ["pending", "sending"]
+
+
 def test_a_list_waits_for_rows_being_marked_and_leaves_them_to_the_worker(database: Database, current: Settings):
     campaign = start_campaign(database, current, [person(1, email="wrong@example.org"), person(2), person(3)])
     hands = Hands(current, campaign)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from notifier import matching
 from notifier.importers import Column
 from notifier.judging import Identity, RowReason
 from notifier.matching import Keys, People, Person, Said, Seen
@@ -182,3 +186,46 @@ def test_seen_never_misses_a_key_and_is_seldom_wrong():
     wrong = sum(seen.add(key) for key in keys)
     assert wrong < 20
     assert all(seen.add(key) for key in keys)
+
+
+_said_of_one_name = st.builds(
+    lambda number, id_, emails, national, first: _said(
+        number, patient_id=id_, emails=emails, national=national, first_name=first
+    ),
+    st.integers(2, 99),
+    st.sampled_from([None, None, "1", "2", "3", "A", "a"]),
+    st.sampled_from(["", "a", "b", "c", "a b", "d"]),
+    st.sampled_from([None, None, None, "N1", "N2"]),
+    st.sampled_from(["Luc", "Luc", "Luc", None]),
+)
+
+
+@given(st.lists(_said_of_one_name, max_size=25), st.integers(0, 12))
+def test_many_namesakes_are_told_apart_as_few_are(rows: list[Said], earlier: int):
+    def placed(few: int) -> list[tuple[int, bool, list[str]]]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(matching, "_FEW", few)
+            known = tuple(_known(copy.deepcopy(said)) for said in rows[:earlier] if said.keys.present())
+            said_later = [copy.deepcopy(said) for said in rows[earlier:] if said.keys.present()]
+            results = _place(*said_later, known=known)
+            number: dict[int, int] = {}
+            return [(number.setdefault(id(one.person), len(number)), one.is_new, _reasons(one)) for one in results]
+
+    assert placed(0) == placed(1000)
+
+
+def test_what_a_row_costs_does_not_grow_with_the_namesakes():
+    """Nobody but the one it could be is looked at."""
+    people = People(ALL)
+    for number in range(200):
+        people.place(_said(number, patient_id=f"{number}", emails=f"e{number}"))
+    looked_at: list[Person] = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = matching._one_without_id
+        patch.setattr(
+            matching, "_one_without_id", lambda person, said: looked_at.append(person) or real(person, said)
+        )
+        assert people.place(_said(300, patient_id="300", emails="e300")).is_new
+        assert not people.place(_said(301, patient_id="301", emails="e150")).is_new
+        assert not people.place(_said(302, emails="e302")).is_new
+    assert len(looked_at) <= 2

@@ -26,6 +26,7 @@ from notifier.states import Campaign as State
 from notifier.web import uploads
 from notifier.web.doctor.common import (
     BEFORE_START,
+    DECIDES,
     PAGE,
     after_of,
     born_on,
@@ -123,6 +124,11 @@ def _kept(visit: Visit, session: Session, campaign: Campaign) -> Upload:
     return uploads.find(session, visit.site.settings.master, campaign, visit.number("upload_id"), now=visit.now)
 
 
+def _is_not_theirs(visit: Visit, campaign: Campaign) -> bool:
+    """Once sending has begun, what changes the list writes to people: that is the doctor's to decide."""
+    return campaign.started_at is not None and visit.standing not in DECIDES
+
+
 def _look_page(
     visit: Visit, session: Session, campaign: Campaign, kept: Upload, status: int = 200, wrong: str = ""
 ) -> Response:
@@ -215,6 +221,8 @@ def import_list(visit: Visit) -> Response:
     with visit.transaction() as session:
         campaign = campaign_of(visit, session)
         kept = _kept(visit, session, campaign)
+        if _is_not_theirs(visit, campaign):
+            return _look_page(visit, session, campaign, kept, 403, "doctor.list_doctor_only")
         try:
             with session.begin_nested():
                 imported = lists.import_list(
@@ -431,6 +439,8 @@ def accept(visit: Visit) -> Response:
     with visit.transaction() as session:
         campaign = campaign_of(visit, session)
         _, kept = _file_of(visit, session, campaign)
+        if _is_not_theirs(visit, campaign):
+            return _suggestions_page(visit, session, campaign, 403, "doctor.list_doctor_only")
         if not ticked:
             return _suggestions_page(visit, session, campaign, 422, "doctor.suggest_none")
         try:
@@ -509,6 +519,8 @@ def decide(visit: Visit) -> Response:
         found = session.get(ListFile, problem.list_file_id) if problem else None
         if found is None or found.campaign_id != campaign.id or answer not in ("same", "two"):
             raise NotFoundError("There is no such doubt.")
+        if _is_not_theirs(visit, campaign):
+            return _doubts_page(visit, session, campaign, 403, "doctor.list_doctor_only")
         try:
             with session.begin_nested():
                 lists.decide(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from datetime import date
@@ -75,6 +76,7 @@ def _page(visit: Visit, session: Session, campaign: Campaign, status: int = 200,
         told={one.patient_id: one for one in told},
         reasons=_reasons(session, campaign.id),
         selected=_count(session, _selection(visit, campaign)),
+        shown=_digest(_all(visit, session, campaign)),
         postable=_count(
             session,
             [
@@ -127,13 +129,18 @@ def tell(visit: Visit) -> Response:
         if visit.text("who") == "all" and visit.text("sure") != "yes":
             return _page(visit, session, campaign, 422, visit.say("doctor.unreached_sure"))
         patients = _named(visit, session, campaign)
+        if visit.text("who") == "all" and _digest(patients) != visit.text("shown"):
+            # Nobody is marked whom the page did not show.
+            return _page(visit, session, campaign, 409, visit.say("doctor.unreached_changed"))
         if how is None or day is None or not patients:
             wrong = "unreached_nobody" if not patients else "unreached_how"
             return _page(visit, session, campaign, 422, visit.say(f"doctor.{wrong}"))
         try:
             with session.begin_nested():
-                for some in _parts(patients):
-                    telling.mark(session, campaign.id, some, how, day, actor=visit.actor, now=visit.now)
+                marked = sum(
+                    telling.mark(session, campaign.id, some, how, day, actor=visit.actor, now=visit.now).marked
+                    for some in _parts(patients)
+                )
         except InputError:
             words = Words(visit)
             said = visit.say(
@@ -142,6 +149,8 @@ def tell(visit: Visit) -> Response:
             return _page(visit, session, campaign, 422, said)
         except ConflictError:
             return _page(visit, session, campaign, 409, visit.say("doctor.unreached_before"))
+        if not marked:
+            return _page(visit, session, campaign, 409, visit.say("doctor.unreached_changed"))
     return visit.redirect(f"/doctor/campaigns/{campaign.id}/unreached", said="doctor.unreached_marked")
 
 
@@ -152,7 +161,9 @@ def take_back(visit: Visit) -> Response:
         patients = _ticked(visit)
         if not patients:
             return _page(visit, session, campaign, 422, visit.say("doctor.unreached_nobody"))
-        telling.take_back(session, campaign.id, patients, actor=visit.actor, now=visit.now)
+        back = telling.take_back(session, campaign.id, patients, actor=visit.actor, now=visit.now)
+        if not back.marked:
+            return _page(visit, session, campaign, 409, visit.say("doctor.unreached_changed"))
     return visit.redirect(
         f"/doctor/campaigns/{campaign.id}/unreached?which=told", said="doctor.unreached_taken_back"
     )
@@ -165,7 +176,16 @@ def _ticked(visit: Visit) -> list[int]:
 def _named(visit: Visit, session: Session, campaign: Campaign) -> list[int]:
     if visit.text("who") != "all":
         return _ticked(visit)
+    return _all(visit, session, campaign)
+
+
+def _all(visit: Visit, session: Session, campaign: Campaign) -> list[int]:
     return list(session.scalars(select(Patient.id).where(*_selection(visit, campaign)).order_by(Patient.id)))
+
+
+def _digest(patients: list[int]) -> str:
+    """Tells whether a selection is still the one that was shown."""
+    return hashlib.sha256(",".join(map(str, patients)).encode()).hexdigest()
 
 
 def _selection(visit: Visit, campaign: Campaign) -> list[ColumnElement[bool]]:

@@ -571,6 +571,11 @@ def three_unreached(database: Database, current: Settings) -> tuple[int, int]:
     return campaign.id, campaign.doctor_id
 
 
+def counted(page: Response) -> dict[str, str]:
+    """What a form says it counted when it was shown."""
+    return dict(re.findall(r'name="(shown)" value="(\w+)"', page.text))
+
+
 def test_the_unreached_are_marked_one_by_one_or_all_and_taken_back(
     signed_in: NewPerson, database: Database, three_unreached: tuple[int, int]
 ):
@@ -589,8 +594,14 @@ def test_the_unreached_are_marked_one_by_one_or_all_and_taken_back(
     assert doctor.post(f"{path}/tell", {"how": "pigeon", "day": day, "patient": ticked[0]}).status_code == 422
     doctor.post(f"{path}/tell", {"how": "call", "day": day, "patient": ticked[2]})
     assert doctor.post(f"{path}/tell", {"how": "letter", "day": day, "who": "all"}).status_code == 422, "not sure"
-    said = doctor.post(f"{path}/tell?post=yes", {"how": "letter", "day": day, "who": "all", "sure": "yes"})
+    all_ = {"how": "letter", "day": day, "who": "all", "sure": "yes"}
+    shown = counted(doctor.get(f"{path}?post=yes"))
+    for other in ({}, {"shown": "0" * 64}):
+        assert doctor.post(f"{path}/tell?post=yes", all_ | other).status_code == 409, "not those that were shown"
+    said = doctor.post(f"{path}/tell?post=yes", all_ | shown)
     assert "C’est noté" in words(said)
+    again = doctor.post(f"{path}/tell", {"how": "letter", "day": day, "patient": ticked[0]})
+    assert (again.status_code, "C’est noté" in words(again)) == (409, False), "nobody was noted"
     assert "Informées autrement : 3 personnes" in words(said)
     with database.staff() as session:
         assert outcome_counts(session, campaign)["informed"] == 3
@@ -608,9 +619,9 @@ def test_all_of_a_selection_is_only_that_selection(
     campaign, doctor_id = three_unreached
     path = f"/doctor/campaigns/{campaign}/unreached"
     day = f"{datetime.now(UTC):%Y-%m-%d}"
-    signed_in(doctor_id=doctor_id).post(
-        f"{path}/tell?post=yes", {"how": "letter", "day": day, "who": "all", "sure": "yes"}
-    )
+    doctor = signed_in(doctor_id=doctor_id)
+    shown = counted(doctor.get(f"{path}?post=yes"))
+    doctor.post(f"{path}/tell?post=yes", {"how": "letter", "day": day, "who": "all", "sure": "yes"} | shown)
     with database.staff() as session:
         assert outcome_counts(session, campaign)["unreached"] == 1
 
@@ -720,3 +731,12 @@ def test_every_word_of_a_page_is_there_in_both_languages():
     assert len(used) > 200
     for language in ("fr", "en"):
         assert sorted(used - set(texts.all[language])) == [], language
+
+
+def test_once_sending_has_begun_the_list_is_the_doctors_to_change(
+    signed_in: NewPerson, three_unreached: tuple[int, int]
+):
+    campaign, doctor_id = three_unreached
+    secretary = signed_in(Role.SECRETARY, doctor_id=doctor_id)
+    refused = confirm(secretary, send(secretary, campaign, a_list(person(77))))
+    assert (refused.status_code, "Seul le médecin" in words(refused)) == (403, True)
