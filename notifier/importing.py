@@ -423,6 +423,7 @@ _STAGED = """
         contacts
     FROM staged_person ORDER BY row
 """
+#: LIMIT for the same reason as above: without it, a list that came again read all contacts for each of its rows
 _CANDIDATES = """
     SELECT p.id, p.person_blind, p.id_blind, p.national_blind, p.name_blind, p.identity_sealed, p.language,
         p.variant, p.comment_sensitive, p.outcome, p.outcome_reason, p.affected, p.listed_in, (
@@ -430,10 +431,12 @@ _CANDIDATES = """
                 CASE c.channel WHEN 'email' THEN '\\x65'::bytea ELSE '\\x73'::bytea END || c.value_blind,
                 ''::bytea ORDER BY c.channel, k.rank
             )
-            FROM patient_contact k JOIN contact c ON c.id = k.contact_id WHERE k.patient_id = p.id
+            FROM patient_contact k
+            CROSS JOIN LATERAL (SELECT channel, value_blind FROM contact WHERE id = k.contact_id LIMIT 1) c
+            WHERE k.patient_id = p.id
         )
-    FROM patient p
-    WHERE p.id IN (SELECT patient_id FROM known_key WHERE key = ANY(%b))
+    FROM (SELECT DISTINCT patient_id FROM known_key WHERE key = ANY(%b)) wanted
+    CROSS JOIN LATERAL (SELECT * FROM patient WHERE id = wanted.patient_id LIMIT 1) p
     ORDER BY p.id
 """
 

@@ -733,7 +733,7 @@ _people = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lists=st.lists(_people, min_size=1, max_size=3))
 def test_the_sum_holds_after_any_lists_and_a_check_foretells_the_first(lists, database, campaign, data_key):
     with database.staff() as session:
@@ -834,7 +834,7 @@ def test_what_a_further_list_changes_is_told_from_what_it_only_repeats(
     assert (difference.gone, difference.rows) == (1, len(further))
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lists=st.lists(_people, min_size=2, max_size=3), repeats=st.booleans())
 def test_the_quick_way_for_what_did_not_change_saves_what_the_long_way_does(
     lists, repeats, database, campaign, data_key
