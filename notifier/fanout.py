@@ -269,6 +269,7 @@ def extend(
     lost = session.execute(_GIVE_UP, values | {"to_unreached": sources(Outcome.UNREACHED), "moved": given}).all()
     check_move(CampaignState.COMPLETED, CampaignState.SENDING)
     session.execute(_REOPEN, {"campaign_id": campaign_id, "target": CampaignState.SENDING})
+    session.execute(store.WAKE)
     last = ids[-1] if len(ids) == limit else None
     return Extended(len(ids), len(withdrawn), len(given), len(informed), len(lost), last)
 

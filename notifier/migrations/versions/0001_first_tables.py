@@ -794,9 +794,14 @@ def _changes() -> None:
             INSERT INTO change (campaign_id, doctor_id, patients)
             SELECT campaign_id, doctor_id, array_agg(id ORDER BY id)
             FROM (
-                SELECT n.*, (row_number() OVER (PARTITION BY n.campaign_id ORDER BY n.id) - 1) / 500 AS part
-                FROM new_rows n JOIN old_rows o ON o.id = n.id
-                WHERE n.outcome <> o.outcome OR n.outcome_reason IS DISTINCT FROM o.outcome_reason
+                SELECT *, (row_number() OVER (PARTITION BY campaign_id ORDER BY id) - 1) / 500 AS part
+                FROM (
+                    -- not a join: of these tables the planner knows nothing, and would loop over one for each
+                    -- row of the other
+                    SELECT id, campaign_id, doctor_id, outcome, outcome_reason FROM new_rows
+                    EXCEPT
+                    SELECT id, campaign_id, doctor_id, outcome, outcome_reason FROM old_rows
+                ) changed
             ) moved
             GROUP BY campaign_id, doctor_id, part;
             RETURN NULL;
