@@ -298,10 +298,12 @@ class _Namesakes:
         self._by_id: dict[str | None, list[int]] = {}
 
     def add(self, person: Person, contacts: Collection[Contact]) -> None:
-        """Adds a person, or what is new of one: contacts, and the patient id."""
+        """Adds a person with all their contacts, or what is new of one: contacts, and the patient id."""
         place = self._places.setdefault(id(person), len(self._people))
         if place == len(self._people):
             self._people.append(person)
+            # Who gets the name later had contacts before.
+            contacts = person.contacts
         for contact in contacts:
             _put(self._by_contact.setdefault(contact, []), place)
         own = _folded_id(person.identity)

@@ -218,7 +218,7 @@ def _is_clean(name: str) -> bool:
 
 def clean_line(value: str) -> str:
     """One line without control, invisible or BiDi characters; line breaks and tabs become spaces."""
-    return " ".join(clean_text(value).split("\n"))
+    return " ".join(filter(None, clean_text(value).split("\n")))
 
 
 def clean_text(value: str) -> str:

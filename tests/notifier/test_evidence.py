@@ -159,13 +159,15 @@ def test_a_damaged_file_is_refused_wherever_it_is_damaged(
     database: Database, current: Settings, campaign: int, tmp_path: Path
 ):
     export(database, current, campaign, tmp_path / "proof.zip")
-    whole = (tmp_path / "proof.zip").read_bytes()
+    whole, files = (tmp_path / "proof.zip").read_bytes(), read(tmp_path / "proof.zip")
     for place in range(0, len(whole), 97):
         (tmp_path / "x.zip").write_bytes(whole[:place] + bytes(10) + whole[place + 10 :])
         try:
-            assert evidence.verify(tmp_path / "x.zip").problems, place
+            found = evidence.verify(tmp_path / "x.zip").problems
         except InputError:
             continue
+        # What is damaged may be no part of what is proved: a zip's directory also holds times and rights.
+        assert found or read(tmp_path / "x.zip") == files, place
 
 
 @pytest.mark.parametrize("facts", [b"[]", b'{"format": "patient-notifier evidence 1", "notices": null}', b"7"])

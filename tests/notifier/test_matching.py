@@ -214,6 +214,15 @@ def test_many_namesakes_are_told_apart_as_few_are(rows: list[Said], earlier: int
     assert placed(0) == placed(1000)
 
 
+def test_who_gets_the_name_of_many_later_is_found_by_the_contacts_had_before():
+    people = People(ALL)
+    for number in range(matching._FEW + 4):
+        people.place(_said(number, patient_id=f"{number}"))
+    late = people.place(_said(98, patient_id="98", emails="c", first_name=None)).person
+    assert people.place(_said(99, patient_id="98", first_name="Luc")).person is late
+    assert people.place(_said(100, emails="c", first_name="Luc")).person is late
+
+
 def test_what_a_row_costs_does_not_grow_with_the_namesakes():
     """Nobody but the one it could be is looked at."""
     people = People(ALL)

@@ -131,8 +131,10 @@ def test_a_doctors_whole_path(
         expect(page.get_by_text("0 % : 0 personnes informées sur 11")).to_be_visible()
         move(
             database,
-            f"UPDATE patient SET outcome = 'informed', outcome_at = now() WHERE id IN "
-            f"(SELECT id FROM patient WHERE campaign_id = {campaign} AND outcome = 'on_the_way' LIMIT 3)",
+            f"WITH told AS (UPDATE patient SET outcome = 'informed', outcome_at = now() WHERE id IN "
+            f"(SELECT id FROM patient WHERE campaign_id = {campaign} AND outcome = 'on_the_way' LIMIT 3) "
+            f"RETURNING id) UPDATE delivery SET state = 'delivered', due_at = NULL WHERE id IN "
+            f"(SELECT delivery_id FROM delivery_patient WHERE patient_id IN (SELECT id FROM told))",
         )
         if not javascript:
             page.get_by_role("link", name="Actualiser").click()
