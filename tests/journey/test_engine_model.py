@@ -810,13 +810,13 @@ def _machine(world: World) -> type[Machine]:
     return OfThisWorld
 
 
-@pytest.mark.timeout(7200 if EXAMPLES else 300)
-def test_whatever_happens_everybody_is_told_or_known_not_to_be(world: World) -> None:
+def run_at_random(machine: type[RuleBasedStateMachine], examples: int, *, steps: int) -> None:
+    """The same examples in each run of the suite; many and new ones where EXAMPLES says how many."""
     run_state_machine_as_test(
-        _machine(world),
+        machine,
         settings=settings(
-            max_examples=EXAMPLES or 40,
-            stateful_step_count=40 if EXAMPLES else 25,
+            max_examples=EXAMPLES or examples,
+            stateful_step_count=steps,
             deadline=None,
             derandomize=not EXAMPLES,
             database=None,
@@ -824,6 +824,11 @@ def test_whatever_happens_everybody_is_told_or_known_not_to_be(world: World) -> 
             print_blob=bool(EXAMPLES),
         ),
     )
+
+
+@pytest.mark.timeout(7200 if EXAMPLES else 300)
+def test_whatever_happens_everybody_is_told_or_known_not_to_be(world: World) -> None:
+    run_at_random(_machine(world), 40, steps=40 if EXAMPLES else 25)
 
 
 # --- what it has found -----------------------------------------------------------------------------------

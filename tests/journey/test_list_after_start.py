@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, rule
 from sqlalchemy import text
 
 from notifier import fanout, store
@@ -21,7 +20,7 @@ from notifier.reaching import is_wanted
 from notifier.states import Campaign, Channel
 from notifier.store import Database
 from tests.factories import import_more, person
-from tests.journey.test_engine_model import EXAMPLES, SHARED, HandOver, Machine, World, answers
+from tests.journey.test_engine_model import EXAMPLES, SHARED, HandOver, Machine, World, answers, run_at_random
 
 #: tables that lists change besides those of the engine
 LISTED = ("list_file", "list_problem", "contact", "patient_contact")
@@ -156,15 +155,4 @@ def _machine(world: ListWorld) -> type[ListMachine]:
 
 @pytest.mark.timeout(7200 if EXAMPLES else 300)
 def test_whatever_lists_come_everybody_is_told_once_or_known_not_to_be(world: ListWorld) -> None:
-    run_state_machine_as_test(
-        _machine(world),
-        settings=settings(
-            max_examples=EXAMPLES or 15,
-            stateful_step_count=30 if EXAMPLES else 20,
-            deadline=None,
-            derandomize=not EXAMPLES,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-            print_blob=bool(EXAMPLES),
-        ),
-    )
+    run_at_random(_machine(world), 15, steps=30 if EXAMPLES else 20)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from notifier import breakers, controlling, fallback
+from notifier import breakers, controlling, fallback, profiles
 from notifier.controlling import Again, Chosen
 from notifier.errors import InputError, NotFoundError
+from notifier.fallback import Settled
 from notifier.providers.base import Blame, Kind, Message, Outcome
 from notifier.settings import Settings
 from notifier.states import Channel, Delivery
@@ -207,8 +208,15 @@ def test_a_delivery_whose_receipt_waits_is_left_until_it_is_applied(database: Da
     assert replay(database, Chosen(campaign_id=campaign.id)).left == {"receipt_waiting": 1}
 
 
-def test_replay_and_settling_keep_each_other_off() -> None:
-    assert controlling._SETTLING == fallback._ONE_AT_A_TIME
+def test_replay_and_settling_keep_each_other_off(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1, phone=None)])
+    send_and_settle(database, current, campaign, Channel.EMAIL, lambda _: REFUSED)
+    profile = profiles.load("eu-gdpr-fr", current.config_dir)
+    with database.staff() as replaying:
+        chosen, reason = Chosen(campaign_id=campaign.id), "the list was mended"
+        controlling.replay(replaying, chosen, Delivery.FAILED, actor="cli:test", reason=reason, now=NOW)
+        with database.staff() as settling:
+            assert fallback.settle(settling, profile, now=datetime.now(UTC)) == Settled()
 
 
 # --- quarantine ------------------------------------------------------------------------------------------
