@@ -168,12 +168,7 @@ class Signed:
 
 def account_key(master: MasterKey) -> DataKey:
     """Seals what belongs to accounts."""
-    return _account_key(master.key)
-
-
-@functools.lru_cache(maxsize=4)
-def _account_key(master: bytes) -> DataKey:
-    return DataKey(hmac.digest(master, b"patient-notifier/accounts", "sha256"))
+    return master.key_for(b"accounts")
 
 
 # --- accounts ------------------------------------------------------------------------------------------

@@ -24,9 +24,6 @@ from notifier.states import Channel, Delivery, Outcome, Unreached, check_move, s
 
 #: who sets a hold by itself, when a provider throttles or fails
 ENGINE = "engine"
-#: how a replay waits for the round of `fallback.settle` that is at work, and keeps the next one off: both move
-#: deliveries, patients and campaigns, in an order of their own
-_SETTLING = 7302
 #: deliveries the journal names with an act; of more it keeps the count
 _NAMED = 100
 SCOPES = (
@@ -355,7 +352,7 @@ def _again(
 def _judged(
     session: Session, chosen: Chosen, states: list[str], *, possibly_twice: bool, even_told: bool
 ) -> Sequence[Row[tuple[int, int, str]]]:
-    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETTLING})
+    store.settle_alone(session)
     if chosen.campaign_id is not None:
         locked(session, chosen.campaign_id)
         where = "d.campaign_id = :campaign_id AND d.state = ANY(:states)"

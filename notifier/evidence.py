@@ -11,8 +11,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
-import tempfile
 import zipfile
 import zlib
 from collections import Counter
@@ -109,24 +107,20 @@ def export(
     One moment's truth: every table is read from the same snapshot. `doctor_id` is the caller's (None: operations).
     Raises NotFoundError, and OSError if the file cannot be written.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".evidence-")
-    try:
-        with os.fdopen(handle, "wb") as raw, zipfile.ZipFile(raw, "w") as opened:
+    with writing.whole_file(path) as raw:
+        with zipfile.ZipFile(raw, "w") as opened:
             archive = _Archive(opened, now)
             with database.snapshot(doctor_id) as session:
                 facts = _write(session, settings, campaign_id, archive, language, actor, now)
             manifest = "".join(f"{value}  {name}\n" for name, value in sorted(archive.hashes.items())).encode()
             archive.write(MANIFEST, manifest)
         proof = Proof(hashlib.sha256(manifest).hexdigest(), facts["counts"], len(archive.hashes))
+        # The file is in place only once the journal knows it.
         with database.scope(doctor_id) as session:
             detail = {"manifest": proof.manifest, "counts": dict(proof.counts)}
             store.record(
                 session, actor, "evidence.export", f"campaign:{campaign_id}", facts["doctor"]["id"], detail
             )
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
     return proof
 
 

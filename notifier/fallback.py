@@ -18,8 +18,6 @@ from notifier.profiles import Profile
 from notifier.reaching import INFORMED_MEANWHILE
 from notifier.states import Campaign, Channel, Delivery, Outcome, sources
 
-_ONE_AT_A_TIME = 7302
-
 #: Codes of a failure by the address itself: refused when handed over, or reported back. Not our sender or account
 #: (RFC 3463 X.7.z, X.1.7, X.1.8; RFC 4954 530 to 538), nor a full mailbox (X.2.2).
 HARD_BOUNCE = r"^(receipt_hard_failed|unfit_address|http_400|smtp_5(?!3\d|\d\d_5\.(7\.|1\.[78]|2\.2)))"
@@ -243,7 +241,7 @@ def settle(session: Session, profile: Profile, *, now: datetime, limit: int = 10
     About `limit` deliveries, in one transaction of the caller. One process at a time: another
     one that comes meanwhile finds nothing to do.
     """
-    if not session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _ONE_AT_A_TIME}):
+    if not store.settle_alone(session, wait=False):
         return Settled()
     informing = [str(channel) for channel, silence in profile.silence.items() if silence.means == "informed"]
     session.execute(_STRAYS, {"now": now, "limit": limit})

@@ -100,8 +100,6 @@ def start(session: Session, campaign_id: int, *, actor: str, now: datetime) -> i
 
 # --- a list after the start -----------------------------------------------------------------------------------
 
-#: the key under which results are handed on to patients: see `fallback.settle`
-_SETTLING = 7302
 #: patients looked at by one piece
 PIECE = 5_000
 _STARTED = (CampaignState.SENDING, CampaignState.PAUSED, CampaignState.COMPLETED)
@@ -199,9 +197,7 @@ _TOLD = text(
     UPDATE patient p SET outcome = '{Outcome.INFORMED}', outcome_reason = NULL, outcome_at = :now
     WHERE p.id = ANY(:ids) AND p.outcome = '{Outcome.ON_THE_WAY}' AND p.outcome = ANY(:to_informed) AND EXISTS (
         SELECT FROM delivery_patient dp JOIN delivery d ON d.id = dp.delivery_id
-        WHERE dp.patient_id = p.id AND (
-            d.state = '{Delivery.DELIVERED}' OR (d.state = '{Delivery.ACCEPTED}' AND d.due_at IS NULL)
-        )
+        WHERE dp.patient_id = p.id AND {reaching.has_told("d")}
     )
     RETURNING p.id
     """
@@ -283,7 +279,7 @@ def extend_all(session: Session, campaign_id: int, *, now: datetime, list_id: in
 
 
 def _take_turn(session: Session, campaign_id: int) -> None:
-    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETTLING})
+    store.settle_alone(session)
     # What we read of the campaign may be older than the wait.
     campaign = session.get(Campaign, campaign_id, populate_existing=True)
     if campaign is None:

@@ -79,10 +79,10 @@ _FAILING = text(
 #: by ix_due_send, else ix_due_sweep
 _HINTS = text(
     """
-    SELECT kind, at, owner, NULL AS fence FROM due
+    SELECT kind, at, together, owner, NULL AS fence FROM due
     WHERE kind = 'send' AND campaign_id = :campaign_id AND channel = :channel AND :id = ANY(ids)
     UNION ALL
-    SELECT kind, at, owner, fences[array_position(ids, :id)] FROM due
+    SELECT kind, at, together, owner, fences[array_position(ids, :id)] FROM due
     WHERE kind IN ('lease', 'settle') AND kind <> 'send' AND campaign_id = :campaign_id AND :id = ANY(ids)
     ORDER BY at
     """
@@ -234,13 +234,9 @@ def life(session: Session, delivery_id: int, provider: dict[str, str]) -> Life:
     if delivery is None:
         raise NotFoundError(f"There is no delivery {delivery_id}.")
     campaign = session.get_one(Campaign, delivery.campaign_id)
-    values = {"id": delivery.id, "campaign_id": delivery.campaign_id, "channel": delivery.channel}
-    stopped: list[tuple[str, str]] = []
-    if delivery.state in (DeliveryState.PENDING, DeliveryState.UNKNOWN):
-        if campaign.state != State.SENDING:
-            stopped.append((f"campaign:{campaign.id}", campaign.reason or campaign.state))
-        held = session.execute(_STOPPED, values | {"provider": provider[delivery.channel]})
-        stopped += [(row.scope, row.reason) for row in held]
+    stopped = holds_on(session, delivery, provider[delivery.channel])
+    if waits(delivery) and campaign.state != State.SENDING:
+        stopped.insert(0, (f"campaign:{campaign.id}", campaign.reason or campaign.state))
     people = (
         select(Patient.id, Patient.row, Patient.outcome, Patient.outcome_reason)
         .join(DeliveryPatient, DeliveryPatient.patient_id == Patient.id)
@@ -253,9 +249,34 @@ def life(session: Session, delivery_id: int, provider: dict[str, str]) -> Life:
         doctor=session.get_one(Doctor, campaign.doctor_id),
         patients=session.execute(people).all(),
         steps=_steps(session, delivery),
-        next=_next(delivery, session.execute(_HINTS, values).all()),
+        next=_next(delivery, hints(session, delivery)),
         stopped=stopped,
     )
+
+
+def waits(delivery: Delivery) -> bool:
+    """Whether it may still be handed over: then something can stand in its way."""
+    return delivery.state in (DeliveryState.PENDING, DeliveryState.UNKNOWN)
+
+
+def holds_on(session: Session, delivery: Delivery, provider: str) -> list[tuple[str, str]]:
+    """Holds and limits that keep a delivery that waits from going out now: scope and reason."""
+    if not waits(delivery):
+        return []
+    values = {"campaign_id": delivery.campaign_id, "channel": delivery.channel, "provider": provider}
+    return [(row.scope, row.reason) for row in session.execute(_STOPPED, values)]
+
+
+def hints(session: Session, delivery: Delivery) -> Sequence[Row[Any]]:
+    """What the engine has noted about it in `due`: when to send or settle it, or who holds it and until when."""
+    values = {"id": delivery.id, "campaign_id": delivery.campaign_id, "channel": delivery.channel}
+    return session.execute(_HINTS, values).all()
+
+
+def is_held(delivery: Delivery, fence: int | None) -> bool:
+    """Whether a lease of this fence still speaks of the delivery."""
+    handed = 1 if delivery.state == DeliveryState.SENDING else 0
+    return delivery.state in (DeliveryState.PENDING, DeliveryState.SENDING) and fence == delivery.fence - handed
 
 
 def _steps(session: Session, delivery: Delivery) -> list[Step]:
@@ -286,13 +307,10 @@ def _steps(session: Session, delivery: Delivery) -> list[Step]:
 
 
 def _next(delivery: Delivery, hints: Sequence[Row[Any]]) -> list[Step]:
-    handed = 1 if delivery.state == DeliveryState.SENDING else 0
     steps = [
         Step(hint.at, "in_hand", values={"owner": hint.owner})
         for hint in hints
-        if hint.kind == "lease"
-        and delivery.state in (DeliveryState.PENDING, DeliveryState.SENDING)
-        and hint.fence == delivery.fence - handed
+        if hint.kind == "lease" and is_held(delivery, hint.fence)
     ]
     if delivery.due_at is not None and delivery.state != DeliveryState.SENDING:
         steps.append(Step(delivery.due_at, "due", delivery.reason or ""))

@@ -21,7 +21,7 @@ import psycopg
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from notifier import models, states
+from notifier import models, states, store
 from notifier.checking import NO_ROW, ROWS_AT_ONCE, check_list, rows_of, unread_columns
 from notifier.copying import boolean, copy, fields, int2, int4, int8, raw
 from notifier.copying import text as text_field
@@ -29,7 +29,7 @@ from notifier.errors import ConflictError, ListError
 from notifier.importers import MAX_BYTES, Column, Limits, RawList, open_list
 from notifier.judging import WORDS, Identity, Judged, RowReason, Setting, own_keys
 from notifier.matching import MOST_SHARING, Contact, Keys, People, Person, Said, Seen
-from notifier.reaching import is_set_aside
+from notifier.reaching import has_told, is_set_aside
 from notifier.sealing import BLIND_BYTES, DataKey
 from notifier.states import Channel, Delivery, Exclusion, Outcome, Unreached
 
@@ -48,8 +48,6 @@ _OPEN_STATES = (
 )
 #: one import of a campaign at a time, without a lock on the campaign that would hold up a pause
 _ONE_IMPORT = 7304
-#: the key under which results are handed on to patients: see `fallback.settle`
-_SETTLING = 7302
 
 
 def contact_blind(data_key: DataKey, channel: Channel, address: str) -> bytes:
@@ -264,7 +262,7 @@ def _import(
         raise ListError(f"No row of the list is a patient ({difference.rows} rows read, all refused).")
     if has_started:
         # Results of deliveries wait for this moment: both sides change the same patients, in different orders.
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETTLING})
+        store.settle_alone(session)
     saving.finish()
     if has_started:
         # Without a lock: who cancels would wait for our patients, and we for the campaign. Should it happen from
@@ -457,9 +455,7 @@ _UNTRIED = f"""
         )
     )
 """  # noqa: S608 - put together from constants
-_TOLD = _MADE.format(
-    such=f"(d.state = '{Delivery.DELIVERED}' OR (d.state = '{Delivery.ACCEPTED}' AND d.due_at IS NULL))"
-)
+_TOLD = _MADE.format(such=has_told("d"))
 _AT_WORK = _MADE.format(
     such=f"d.state IN ('{Delivery.PENDING}', '{Delivery.SENDING}', '{Delivery.UNKNOWN}', '{Delivery.ACCEPTED}', "
     f"'{Delivery.DELIVERED}')"

@@ -20,6 +20,12 @@ def is_set_aside(delivery: str) -> str:
     return f"({delivery}.state = '{Delivery.CANCELLED}' AND {reason} IN ('{INFORMED_MEANWHILE}', '{WITHDRAWN}'))"
 
 
+def has_told(delivery: str) -> str:
+    """It reached somebody: confirmed, or accepted and nothing has come back within the time of the rules."""
+    accepted = f"{delivery}.state = '{Delivery.ACCEPTED}' AND {delivery}.due_at IS NULL"
+    return f"({delivery}.state = '{Delivery.DELIVERED}' OR ({accepted}))"
+
+
 def is_wanted(delivery: str) -> str:
     """Somebody it is for is to be told and has this contact, and its text fits all those.
 

@@ -92,6 +92,10 @@ class MasterKey:
             ) from error
         return DataKey(key)
 
+    def key_for(self, purpose: bytes) -> DataKey:
+        """Seals what belongs to no campaign: accounts, callbacks."""
+        return _key_for(self.key, purpose)
+
     def sign(self, purpose: str, value: str) -> str:
         """A short keyed signature (80 bits in hexadecimal) for references that travel to providers and back."""
         digest = hmac.digest(_derive(self.key, b"sign"), f"{purpose}:{value}".encode(), "sha256")
@@ -100,6 +104,11 @@ class MasterKey:
     def check(self, purpose: str, value: str, signature: str) -> bool:
         """Compares in constant time."""
         return hmac.compare_digest(self.sign(purpose, value).encode(), signature.encode())
+
+
+@functools.lru_cache(maxsize=16)
+def _key_for(key: bytes, purpose: bytes) -> DataKey:
+    return DataKey(hmac.digest(key, b"patient-notifier/" + purpose, "sha256"))
 
 
 @functools.lru_cache(maxsize=16)

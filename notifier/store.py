@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from notifier.errors import ServiceError
 from notifier.models import Journal
-from notifier.reaching import WITHDRAWN, is_wanted
+from notifier.reaching import WITHDRAWN, has_told, is_wanted
 from notifier.states import Campaign, Channel, Delivery, Outcome, sources
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ _UTC = "-c timezone=UTC"
 _LET_GO = "-c idle_in_transaction_session_timeout=300s"
 #: one migration at a time, whoever starts it
 _MIGRATION_LOCK = 7300
+#: results handed on, further lists and replays move the same deliveries, patients and campaigns, each in its own
+#: order: one at a time
+_SETTLING_LOCK = 7302
 
 
 class Database:
@@ -231,6 +234,14 @@ def record(
     """Adds one act of a person to the journal, in the transaction of the act itself."""
     session.add(Journal(actor=actor, action=action, subject=subject, doctor_id=doctor_id, detail=detail or {}))
     session.flush()
+
+
+def settle_alone(session: Session, *, wait: bool = True) -> bool:
+    """Takes the turn of whoever settles, until the end of the transaction; False if it is taken and none waits."""
+    if wait:
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETTLING_LOCK})
+        return True
+    return bool(session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _SETTLING_LOCK}))
 
 
 def broken_journal_entries(session: Session) -> list[int]:
@@ -851,9 +862,7 @@ _DOUBT_INFORMED = text(
       AND p.outcome = ANY(:sources)
       AND NOT EXISTS (
         SELECT FROM delivery_patient dp2 JOIN delivery d2 ON d2.id = dp2.delivery_id
-        WHERE dp2.patient_id = p.id AND (
-            d2.state = '{Delivery.DELIVERED}' OR (d2.state = '{Delivery.ACCEPTED}' AND d2.due_at IS NULL)
-        )
+        WHERE dp2.patient_id = p.id AND {has_told("d2")}
       )
       AND NOT EXISTS (SELECT FROM told WHERE told.patient_id = p.id)
     """

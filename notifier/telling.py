@@ -7,8 +7,6 @@ each time.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -17,13 +15,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
-from notifier import store, writing
+from notifier import reaching, store, writing
 from notifier.errors import ConflictError, InputError, NotFoundError
 from notifier.judging import Identity
 from notifier.models import Campaign
 from notifier.sealing import DataKey, MasterKey
 from notifier.states import Campaign as State
-from notifier.states import Channel, Delivery, Outcome, Told, Unreached
+from notifier.states import Channel, Outcome, Told, Unreached
 
 #: patients one act may name
 MOST = 10_000
@@ -72,9 +70,7 @@ _TAKE_BACK = text(
     FROM named CROSS JOIN LATERAL (
         SELECT EXISTS (
             SELECT FROM delivery_patient dp JOIN delivery d ON d.id = dp.delivery_id
-            WHERE dp.patient_id = named.id AND (
-                d.state = '{Delivery.DELIVERED}' OR (d.state = '{Delivery.ACCEPTED}' AND d.due_at IS NULL)
-            )
+            WHERE dp.patient_id = named.id AND {reaching.has_told("d")}
         ) AS so
     ) reached
     WHERE p.id = named.id
@@ -197,16 +193,10 @@ Making = Callable[[Session, MasterKey, int, str], Iterator[bytes]]
 def write(pieces: Iterator[bytes], path: Path) -> int:
     """Writes such a file for its owner alone, whole or not at all; returns how many people are in it."""
     people = -1
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".list-")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            for piece in pieces:
-                out.write(piece)
-                people += 1
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with writing.whole_file(path) as out:
+        for piece in pieces:
+            out.write(piece)
+            people += 1
     return people
 
 

@@ -9,8 +9,29 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file for its owner alone (mode 600), at `path` once the block has ended well and not before.
+
+    Raises OSError.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            yield out
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
 
 START = b"\xef\xbb\xbf"
 DELIMITER = ";"

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.text import Text
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from notifier import controlling
+from notifier import controlling, following
 from notifier.cli import common
 from notifier.cli.campaign import CampaignId
 from notifier.controlling import Again, Chosen
 from notifier.errors import InputError, NotFoundError
 from notifier.models import Attempt, Campaign, Delivery, DeliveryPatient, Patient, Receipt
 from notifier.providers.base import message_id
+from notifier.states import Campaign as CampaignState
 from notifier.states import Channel
 from notifier.states import Delivery as State
 
@@ -92,7 +93,7 @@ def show(
             .where(DeliveryPatient.delivery_id == delivery)
             .order_by(Patient.id)
         ).all()
-        hints = _hints(work.session, found)
+        hints = [dict(hint._mapping) for hint in following.hints(work.session, found)]
         stopped = _stopped(work.session, found, work.settings)
     document = common.columns_of(
         found, *_COLUMNS, "campaign_id", "crashes", "fence", "created_at", "first_tried_at", "receipt_at"
@@ -233,53 +234,18 @@ def _wanted(delivery: Delivery, hints: Sequence[dict[str, Any]]) -> list[dict[st
     steps: list[tuple[datetime, str]] = [
         (hint["at"], f"in the hands of {hint['owner']} until then")
         for hint in hints
-        if hint["kind"] == "lease" and _is_held(delivery, hint["fence"])
+        if hint["kind"] == "lease" and following.is_held(delivery, hint["fence"])
     ]
     if delivery.due_at is not None and delivery.state != State.SENDING:
         steps.append((delivery.due_at, f"due ({delivery.state})"))
     return [{"at": at, "what": what, "code": delivery.reason} for at, what in steps]
 
 
-def _is_held(delivery: Delivery, fence: int | None) -> bool:
-    """Whether a lease of this fence still speaks of the delivery."""
-    handed = 1 if delivery.state == State.SENDING else 0
-    return delivery.state in (State.PENDING, State.SENDING) and fence == delivery.fence - handed
-
-
-#: by ix_due_send, else ix_due_sweep
-_HINTS = text(
-    """
-    SELECT kind, at, together, owner, NULL AS fence FROM due
-    WHERE kind = 'send' AND campaign_id = :campaign_id AND channel = :channel AND :id = ANY(ids)
-    UNION ALL
-    SELECT kind, at, together, owner, fences[array_position(ids, :id)] FROM due
-    WHERE kind IN ('lease', 'settle') AND kind <> 'send' AND campaign_id = :campaign_id AND :id = ANY(ids)
-    ORDER BY at
-    """
-)
-#: What stands in the way of this delivery now: its campaign, holds and limits.
-_STOPPED = text(
-    """
-    SELECT 'campaign ' || state AS why FROM campaign WHERE id = :campaign_id AND state <> 'sending'
-    UNION ALL
-    SELECT scope || ': ' || reason FROM hold
-    WHERE (until IS NULL OR until > now()) AND scope IN (
-        'everything', 'channel:' || :channel, 'provider:' || :provider, 'campaign:' || CAST(:campaign_id AS bigint)
-    )
-    """
-)
-
-
-def _hints(session: Session, delivery: Delivery) -> list[dict[str, Any]]:
-    """What the engine has noted about it in `due`: when to send or settle it, or who holds it and until when."""
-    values = {"id": delivery.id, "campaign_id": delivery.campaign_id, "channel": delivery.channel}
-    return [dict(row._mapping) for row in session.execute(_HINTS, values)]
-
-
 def _stopped(session: Session, delivery: Delivery, settings: Settings) -> list[str]:
     """What keeps a delivery that waits from going out now."""
-    if delivery.state not in (State.PENDING, State.UNKNOWN):
-        return []
     provider = settings.email_provider if delivery.channel == Channel.EMAIL else "brevo-sms"
-    values = {"campaign_id": delivery.campaign_id, "channel": delivery.channel, "provider": provider}
-    return list(session.scalars(_STOPPED, values))
+    stopped = [f"{scope}: {reason}" for scope, reason in following.holds_on(session, delivery, provider)]
+    campaign = session.get_one(Campaign, delivery.campaign_id)
+    if following.waits(delivery) and campaign.state != CampaignState.SENDING:
+        stopped.insert(0, f"campaign {campaign.state}")
+    return stopped

@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from sqlalchemy import func, select
 
-from notifier import deciding, lists, reporting, sentences
+from notifier import deciding, lists, reporting, sentences, writing
 from notifier.cli import common
 from notifier.cli.campaign import CampaignId
 from notifier.cli.check import columns_table, mapping_of, questions_in_words
@@ -424,16 +424,12 @@ def corrections(
 
 def _write(out: Path, pieces: Iterable[bytes]) -> None:
     """Whole or not at all, for its owner's eyes only."""
-    part = out.with_name(f".{out.name}.part")
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+        with writing.whole_file(out) as stream:
             for piece in pieces:
                 stream.write(piece)
-        part.replace(out)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror}.") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 # --- suggestions ------------------------------------------------------------------------------------

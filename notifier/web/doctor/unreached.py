@@ -60,6 +60,7 @@ def _page(visit: Visit, session: Session, campaign: Campaign, status: int = 200,
     else:
         statement = statement.where(*_selection(visit, campaign))
     people, has_more = cut(session.scalars(statement.order_by(Patient.id).limit(PAGE + 1)).all())
+    all_ = _all(visit, session, campaign)
     told = session.scalars(select(Told).where(Told.patient_id.in_([one.id for one in people])))
     return page(
         visit,
@@ -75,8 +76,8 @@ def _page(visit: Visit, session: Session, campaign: Campaign, status: int = 200,
         names=named(data_key(visit, campaign), people),
         told={one.patient_id: one for one in told},
         reasons=_reasons(session, campaign.id),
-        selected=_count(session, _selection(visit, campaign)),
-        shown=_digest(_all(visit, session, campaign)),
+        selected=len(all_),
+        shown=_digest(all_),
         postable=_count(
             session,
             [
