@@ -1,6 +1,7 @@
-"""A process of the engine that asks PostgreSQL for the plan of each statement before it runs it.
+"""A process of ours that asks PostgreSQL for the plan of each statement before it runs it.
 
-`python -m bench.explained worker …` is `python -m workers.main worker …` with that addition. Each plan is really
+`python -m bench.explained worker …` is `python -m workers.main worker …` with that addition, `python -m
+bench.explained api` is `python -m notifier.api`. Each plan is really
 carried out (`EXPLAIN (ANALYZE, BUFFERS, WAL)`) inside a savepoint and undone; the first few of each statement, as
 lines of JSON in the file named by BENCH_PLANS.
 """
@@ -10,10 +11,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
 
+from notifier.api.__main__ import main as serve
 from workers.main import main
 
 #: the first uses of a statement may find nothing to do
@@ -56,7 +59,24 @@ async def _execute_async(self: Any, query: Any, params: Any = None, **options: A
     return await _plain_async(self, query, params, **options)
 
 
+def busiest(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Of each statement the plan that took longest; the slowest statement first."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for line in lines:
+        entry = json.loads(line)
+        entry["ms"] = _milliseconds(entry["plan"])
+        key = (entry["role"], entry["text"])
+        if key not in found or entry["ms"] > found[key]["ms"]:
+            found[key] = entry
+    return sorted(found.values(), key=lambda entry: -entry["ms"])
+
+
+def _milliseconds(plan: list[str]) -> float:
+    last = next((line for line in plan if line.startswith("Execution Time:")), "")
+    return float(last.split()[2]) if last else 0.0
+
+
 if __name__ == "__main__":
     psycopg.Cursor.execute = _execute  # type: ignore[method-assign]  # the point of this module
     psycopg.AsyncCursor.execute = _execute_async  # type: ignore[method-assign]  # as above
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(serve() if sys.argv[1] == "api" else main(sys.argv[1:]))

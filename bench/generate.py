@@ -183,6 +183,13 @@ def _copy(part: Part) -> int:
             made = [_person(key, part, row[0], number) for number in range(first, last)]
             for position, (statement, types) in enumerate((_PATIENT, _CONTACT, _LINK)):
                 _write(connection, statement, types, (rows[position] for rows in made))
+        # The one trigger that matters here: how many stand where.
+        connection.execute(
+            "INSERT INTO patient_tally (campaign_id, language, variant, has_postal, outcome, n, merged) "
+            "SELECT campaign_id, language, variant, has_postal, outcome, count(*), 0 FROM patient "
+            "WHERE campaign_id = %s GROUP BY 1, 2, 3, 4, 5",
+            (part.campaign_id,),
+        )
     return part.patients
 
 

@@ -149,6 +149,8 @@ def _targets() -> tuple[Target, ...]:
         Target("a worker's memory", "email.worker_mb", 200, "MB", False),
         Target("a worker's memory, large backlog, provider stalled", "backlog.worker_mb", 200, "MB", False),
         Target("Valkey's memory", "email.valkey_mb", 10, "MB", False),
+        Target("the slowest page or API answer at scale", "scale.page_ms", 100, "ms", False),
+        Target("the operators' page at scale", "scale.operators_page_ms", 300, "ms", False),
         Target("cost per recipient at scale over that at 20,000", "scale.cost_ratio", 1.10, "times", False),
     )
 

@@ -237,19 +237,27 @@ def _scale(section: Mapping[str, Any]) -> str:
             f"| {one['name']} | {one['bytes'] / 2**20:,.0f} | {one['bytes'] / figures['patients']:.0f} |"
             for one in relations
         ]
-    plans = [plan for plan in figures.get("plans", []) if "pg_catalog" not in plan["text"]]
-    for plan in plans[:PLANS]:
-        lines += [
-            "",
-            f"<details><summary>{plan['ms']:.2f} ms, {plan['role']}: <code>{plan['text'][:90]}</code></summary>",
-            "",
-            "```",
-            *plan["plan"],
-            "```",
-            "",
-            "</details>",
-        ]
+    if shown := figures.get("pages"):
+        lines += ["", "| page, one at a time | median, ms | slowest, ms |", "| --- | ---: | ---: |"]
+        lines += [f"| {one['name']} | {number(one['ms'])} | {number(one['slowest_ms'])} |" for one in shown]
+    for name in ("plans", "page_plans"):
+        plans = [plan for plan in figures.get(name, []) if "pg_catalog" not in plan["text"]]
+        for plan in plans[:PLANS]:
+            lines += _plan(plan)
     return "\n".join(lines)
+
+
+def _plan(plan: Mapping[str, Any]) -> list[str]:
+    return [
+        "",
+        f"<details><summary>{plan['ms']:.2f} ms, {plan['role']}: <code>{plan['text'][:90]}</code></summary>",
+        "",
+        "```",
+        *plan["plan"],
+        "```",
+        "",
+        "</details>",
+    ]
 
 
 def _backlog(section: Mapping[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 In steps, each of which finds what the one before left in the data folder: `prepare` fills and approves, `start`
 starts every campaign while workers send, `sample` measures what a recipient costs then, `explain` keeps the plans
-of the engine's statements, `baseline` measures the same recipient's cost among 20,000. Figures found are kept
-beside the data.
+of the engine's statements, `pages` times pages and the API and keeps their plans, `baseline` measures the same
+recipient's cost among 20,000. Figures found are kept beside the data.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from typing import Any
 from sqlalchemy import text
 
 from bench import deployment as deployments
-from bench import generate, sinks
+from bench import generate, pages, sinks
 from bench.deployment import Deployment, deployed, engine, groups, temporary, valkey_bytes
+from bench.explained import busiest
 from bench.machine import MB, Usage
 from bench.modes import Mode
 from bench.sinks import Sink
 from notifier.cli.supervise import Supervisor
 
-STEPS = ("prepare", "start", "sample", "explain", "baseline")
+STEPS = ("prepare", "start", "sample", "explain", "pages", "baseline")
 BASELINE = 20_000
 #: campaigns that are being started at the same moment
 STARTERS = 2
@@ -82,6 +83,8 @@ def run(
             known.add({"relations": relations(deployment)})
         if "explain" in steps:
             known.add({"plans": explain(deployment, mode, sink, min(sample, 5_000))})
+        if "pages" in steps:
+            known.add(pages.run(deployment))
     if "baseline" in steps:
         say(f"the same among {BASELINE:,}")
         known.add(baseline(mode))
@@ -279,20 +282,3 @@ def explain(deployment: Deployment, mode: Mode, sink: Sink, recipients: int) -> 
         # long enough for a round of the sweeper
         time.sleep(deployment.current.engine.sweeper_ms / 1000 + 1)
     return busiest(path.read_text(encoding="utf-8").splitlines())
-
-
-def busiest(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """Of each statement the plan that took longest; the slowest statement first."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for line in lines:
-        entry = json.loads(line)
-        entry["ms"] = _milliseconds(entry["plan"])
-        key = (entry["role"], entry["text"])
-        if key not in found or entry["ms"] > found[key]["ms"]:
-            found[key] = entry
-    return sorted(found.values(), key=lambda entry: -entry["ms"])
-
-
-def _milliseconds(plan: list[str]) -> float:
-    last = next((line for line in plan if line.startswith("Execution Time:")), "")
-    return float(last.split()[2]) if last else 0.0

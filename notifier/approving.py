@@ -48,15 +48,16 @@ class Needs:
 
 def needs(session: Session, campaign: models.Campaign, profile: Profile) -> Needs:
     """What to compose for a campaign. A language the profile does not have becomes its first one."""
-    rows = session.execute(
-        select(models.Patient.language, models.Patient.variant, func.count())
-        .where(models.Patient.campaign_id == campaign.id, models.Patient.outcome != Outcome.EXCLUDED)
-        .group_by(models.Patient.language, models.Patient.variant)
-    ).all()
+    tally = models.PatientTally
+    rows = [
+        row
+        for row in store.patient_counts(session, campaign.id, tally.language, tally.variant, tally.outcome)
+        if row.outcome != Outcome.EXCLUDED and row.n
+    ]
     return Needs(
-        patients=sum(count for _, _, count in rows),
-        languages=tuple(sorted({profile.language_for(language) for language, _, _ in rows})),
-        variants=tuple(sorted({Variant(variant) for _, variant, _ in rows})),
+        patients=sum(row.n for row in rows),
+        languages=tuple(sorted({profile.language_for(row.language) for row in rows})),
+        variants=tuple(sorted({Variant(row.variant) for row in rows})),
         channels=tuple(Channel(channel) for channel in campaign.plan),
     )
 

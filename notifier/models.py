@@ -236,6 +236,7 @@ class Patient(Base):
         _one_of("variant", states.Variant),
         # the counts of a campaign, and the people behind each number
         Index("ix_patient_campaign_outcome", "campaign_id", "outcome", "id"),
+        Index("ix_patient_merged", "campaign_id", "id", postgresql_where=text("merged > 0")),
     )
     id: Mapped[int] = _id()
     # Not foreign keys: the import that inserts a patient holds the campaign and has just made the list, and no
@@ -511,6 +512,23 @@ class Tally(Base):
     channel: Mapped[str]
     state: Mapped[str]
     n: Mapped[int] = mapped_column(BigInteger)
+
+
+class PatientTally(Base):
+    """How many patients of a campaign stand where, and need which text: kept as `Tally` is."""
+
+    __tablename__ = "patient_tally"
+    __table_args__ = (Index("ix_patient_tally_campaign", "campaign_id"),)
+    id: Mapped[int] = _id()
+    campaign_id: Mapped[int] = mapped_column(BigInteger)
+    language: Mapped[str]
+    variant: Mapped[str]
+    has_postal: Mapped[bool]
+    outcome: Mapped[str]
+    reason: Mapped[str | None]
+    n: Mapped[int] = mapped_column(BigInteger)
+    #: records that were merged into these patients
+    merged: Mapped[int] = mapped_column(BigInteger)
 
 
 class Bounce(Base):

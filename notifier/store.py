@@ -15,13 +15,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    create_engine,
+    func,
+    or_,
+    select,
+    text,
+    union_all,
+)
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from notifier.errors import ServiceError
-from notifier.models import Journal
+from notifier.models import Journal, Patient, PatientTally
 from notifier.reaching import WITHDRAWN, has_told, is_wanted
 from notifier.states import Campaign, Channel, Delivery, Outcome, sources
 
@@ -646,17 +658,25 @@ def sweep(session: Session, *, quiet: Mapping[Channel, timedelta], max_crashes: 
     return moved
 
 
-#: What was appended since becomes one row again, and zeros vanish.
-_FOLD = text(
-    """
-    WITH old AS (
-        DELETE FROM tally WHERE id IN (SELECT id FROM tally ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED)
-        RETURNING campaign_id, channel, state, n
+#: What was appended since becomes one row again, and zeros vanish: (table, what is counted, the counts).
+_FOLDS = [
+    text(
+        f"""
+        WITH old AS (
+            DELETE FROM {table}
+            WHERE id IN (SELECT id FROM {table} ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED)
+            RETURNING {kinds}, {", ".join(counts)}
+        )
+        INSERT INTO {table} ({kinds}, {", ".join(counts)})
+        SELECT {kinds}, {", ".join(f"sum({one})" for one in counts)} FROM old GROUP BY {kinds}
+        HAVING {" OR ".join(f"sum({one}) <> 0" for one in counts)}
+        """
     )
-    INSERT INTO tally (campaign_id, channel, state, n)
-    SELECT campaign_id, channel, state, sum(n) FROM old GROUP BY campaign_id, channel, state HAVING sum(n) <> 0
-    """
-)
+    for table, kinds, counts in (
+        ("tally", "campaign_id, channel, state", ("n",)),
+        ("patient_tally", "campaign_id, language, variant, has_postal, outcome, reason", ("n", "merged")),
+    )
+]
 
 #: Deliveries of one campaign that want something, but that no hint names.
 _UNHINTED = text(
@@ -690,8 +710,9 @@ _ORPHANS = text(
 
 
 def fold_tally(session: Session, limit: int = 20_000) -> None:
-    """Keeps `tally` small; sums stay what they are."""
-    session.execute(_FOLD, {"limit": limit})
+    """Keeps `tally` and `patient_tally` small; sums stay what they are."""
+    for fold in _FOLDS:
+        session.execute(fold, {"limit": limit})
 
 
 def adopt(session: Session, campaign_id: int, *, quiet: Mapping[Channel, timedelta], older: timedelta) -> int:
@@ -883,19 +904,46 @@ def doubt_informed(session: Session, deliveries: Sequence[int], *, now: datetime
 
 def outcome_counts(session: Session, campaign_id: int) -> dict[str, int]:
     """How the patients of a campaign stand; `imported` is always the sum of the other five."""
-    counts = session.execute(
-        text(
-            """
-            SELECT outcome, count(*) AS people, sum(merged) AS merged
-            FROM patient WHERE campaign_id = :campaign_id GROUP BY outcome
-            """
-        ),
-        {"campaign_id": campaign_id},
-    ).all()
-    people = {row.outcome: row.people for row in counts}
-    merged = sum(row.merged for row in counts)
-    answer = {"merged": int(merged)} | {str(outcome): people.get(outcome, 0) for outcome in Outcome}
+    rows = patient_counts(session, campaign_id, PatientTally.outcome)
+    answer = {"merged": sum(row.merged for row in rows)} | {str(outcome): 0 for outcome in Outcome}
+    answer |= {row.outcome: row.n for row in rows}
     return {"imported": sum(answer.values())} | answer
+
+
+def patient_counts(
+    session: Session, campaign_id: int, *kinds: InstrumentedAttribute[Any]
+) -> Sequence[Row[*tuple[Any, ...]]]:
+    """Patients of a campaign by some columns of `PatientTally`: those columns, then `n` and `merged`.
+
+    By what is kept of each change: no patient is counted anew.
+    """
+    n, merged = (func.sum(one).cast(BigInteger) for one in (PatientTally.n, PatientTally.merged))
+    return session.execute(
+        select(*kinds, n.label("n"), merged.label("merged"))
+        .where(PatientTally.campaign_id == campaign_id)
+        .group_by(*kinds)
+        .having(or_(n != 0, merged != 0))
+        .order_by(*kinds)
+    ).all()
+
+
+def next_patients(
+    campaign_id: int, after: int, limit: int, outcomes: Iterable[str] = Outcome
+) -> Select[tuple[int]]:
+    """Ids of the next patients of a campaign that stand so, in order.
+
+    Each outcome by its own range of the index: one more index would cost every result that comes in.
+    """
+    ranges = (
+        select(Patient.id)
+        .where(Patient.campaign_id == campaign_id, Patient.outcome == outcome, Patient.id > after)
+        .order_by(Patient.id)
+        .limit(limit)
+        .subquery()
+        for outcome in outcomes
+    )
+    found = union_all(*(select(one.c.id) for one in ranges)).subquery()
+    return select(found.c.id).order_by(found.c.id).limit(limit)
 
 
 def delivery_counts(session: Session, campaign_id: int) -> dict[str, dict[str, int]]:

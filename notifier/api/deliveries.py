@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from notifier import controlling
+from notifier import controlling, store
 from notifier.api import answers
 from notifier.api.answers import UNCHANGED, BodyId, Id, PathId, Words, single
 from notifier.api.auth import Known, Operations, operations
 from notifier.api.idempotency import Act, Acting
 from notifier.api.lists import OwnCampaign
-from notifier.api.pages import Page, Paging, page
+from notifier.api.pages import Page, Paging, after_of, page
 from notifier.api.problems import documented
 from notifier.controlling import Again, Chosen
 from notifier.errors import NotFoundError
@@ -50,11 +50,11 @@ def list_patients(
     own: OwnCampaign, known: Known, asked: Annotated[PatientQuery, Query()]
 ) -> Page[answers.Patient]:
     """Each by the row of the list that names them, with where they stand."""
-    statement = select(Patient).where(Patient.campaign_id == own)
-    if asked.outcome is not None:
-        statement = statement.where(Patient.outcome == asked.outcome)
+    listing, outcomes = f"patients/{own}", Outcome if asked.outcome is None else (asked.outcome,)
+    numbers = store.next_patients(own, after_of(listing, asked.cursor), asked.limit + 1, outcomes)
     with known.transaction() as session:
-        return page(session, statement, Patient.id, asked, f"patients/{own}", answers.Patient.model_validate)
+        statement = select(Patient).where(Patient.id.in_(numbers))
+        return page(session, statement, Patient.id, asked, listing, answers.Patient.model_validate)
 
 
 @patients.get(

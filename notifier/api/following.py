@@ -16,7 +16,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from notifier import feed
+from notifier import feed, store
 from notifier.api import answers
 from notifier.api.answers import BodyId, Id, Instant, PathId
 from notifier.api.auth import Caller, Known
@@ -122,7 +122,7 @@ _EXPORT = text(
                    'receipt_at', d.receipt_at) ORDER BY d.id)
                FROM delivery_patient dp JOIN delivery d ON d.id = dp.delivery_id WHERE dp.patient_id = p.id
            ), '[]') AS deliveries
-    FROM patient p WHERE p.campaign_id = :campaign_id AND p.id > :after ORDER BY p.id LIMIT :limit
+    FROM patient p WHERE p.id = ANY(:ids) ORDER BY p.id
     """
 )
 
@@ -155,8 +155,8 @@ def _lines(known: Caller, campaign_id: int) -> Iterator[bytes]:
     after, patients = 0, 0
     while True:
         with known.transaction() as session:
-            values = {"campaign_id": campaign_id, "after": after, "limit": _AT_ONCE}
-            rows = [dict(row) for row in session.execute(_EXPORT, values).mappings()]
+            ids = session.scalars(store.next_patients(campaign_id, after, _AT_ONCE)).all()
+            rows = [dict(row) for row in session.execute(_EXPORT, {"ids": ids}).mappings()]
         patients += len(rows)
         piece = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z) for row in rows)
         if len(rows) < _AT_ONCE:

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from notifier import controlling, profiles, store
 from notifier.cli import common
 from notifier.errors import ConflictError, InputError, NotFoundError
-from notifier.models import Campaign, Delivery, Doctor, Incident, ListFile, Patient
+from notifier.models import Campaign, Delivery, Doctor, Incident, ListFile, PatientTally
 from notifier.states import Campaign as State
 from notifier.states import Channel, Outcome, Variant
 from notifier.states import Delivery as DeliveryState
@@ -328,11 +328,7 @@ def report(session: Session, campaign_id: int, settings: Settings) -> dict[str, 
     patients = store.outcome_counts(session, campaign_id)
     deliveries = store.delivery_counts(session, campaign_id)
     twice = select(func.count()).where(Delivery.campaign_id == campaign_id, Delivery.possibly_twice)
-    reasons = (
-        select(Patient.outcome_reason, func.count())
-        .where(Patient.campaign_id == campaign_id, Patient.outcome == Outcome.UNREACHED)
-        .group_by(Patient.outcome_reason)
-    )
+    reasons = store.patient_counts(session, campaign_id, PatientTally.outcome, PatientTally.reason)
     silence = profiles.load(incident.profile, settings.config_dir).silence
     return _head(campaign, doctor, incident) | {
         "plan": campaign.plan,
@@ -340,7 +336,7 @@ def report(session: Session, campaign_id: int, settings: Settings) -> dict[str, 
         **common.columns_of(campaign, "approved_at", "approved_by", "created_at"),
         "lists": _lists(session, campaign_id),
         "patients": patients,
-        "unreached": {str(reason): count for reason, count in session.execute(reasons)},
+        "unreached": {str(row.reason): row.n for row in reasons if row.outcome == Outcome.UNREACHED},
         "deliveries": deliveries,
         "possibly_twice": session.scalar(twice),
         "next": next_step(

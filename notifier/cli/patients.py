@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from sqlalchemy import func, select
 
-from notifier import deciding, lists, reporting, sentences, writing
+from notifier import deciding, lists, reporting, sentences, store, writing
 from notifier.cli import common
 from notifier.cli.campaign import CampaignId
 from notifier.cli.check import columns_table, mapping_of, questions_in_words
@@ -587,10 +587,9 @@ def list_(
     """List patients by the row of the list that named them, with where each stands and why."""
     with common.work() as work:
         _check(work, campaign)
-        query = select(Patient).where(Patient.campaign_id == campaign, Patient.id > after)
-        if outcome is not None:
-            query = query.where(Patient.outcome == outcome)
-        found = work.session.scalars(query.order_by(Patient.id).limit(limit + 1)).all()
+        numbers = store.next_patients(campaign, after, limit + 1, Outcome if outcome is None else (outcome,))
+        query = select(Patient).where(Patient.id.in_(numbers)).order_by(Patient.id)
+        found = work.session.scalars(query).all()
     rows = [common.columns_of(patient, *_PATIENT) for patient in found[:limit]]
     last = rows[-1]["id"] if len(found) > limit else None
     only = f" --outcome {outcome}" if outcome else ""

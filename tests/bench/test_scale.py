@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import scale
+from bench import explained, scale
 
 
 def test_of_each_statement_the_slowest_plan_is_shown():
@@ -13,7 +13,7 @@ def test_of_each_statement_the_slowest_plan_is_shown():
         return json.dumps({"role": role, "text": asked, "plan": ["Seq Scan", f"Execution Time: {ms} ms"]})
 
     asked = [("worker", "A", 1), ("worker", "A", 3), ("feeder", "A", 2), ("worker", "B", 9)]
-    found = scale.busiest(line(*one) for one in asked)
+    found = explained.busiest(line(*one) for one in asked)
     assert [(one["role"], one["text"], one["ms"]) for one in found] == [
         ("worker", "B", 9.0),
         ("worker", "A", 3.0),

@@ -57,7 +57,7 @@ PEOPLE = [
     person(8),
 ]
 #: tables that a run changes and that the next one finds as they were
-CHANGED = ("campaign", "patient", "delivery", "delivery_patient", "due", "tally")
+CHANGED = ("campaign", "patient", "delivery", "delivery_patient", "due", "tally", "patient_tally")
 EMPTY = ("attempt", "receipt", "hold", "bounce")
 HOUR, QUIET, DAYS = timedelta(hours=1), timedelta(minutes=31), timedelta(hours=80)
 
@@ -81,6 +81,19 @@ VIOLATIONS = """
     FROM (SELECT channel, state, sum(n) AS n FROM tally GROUP BY channel, state HAVING sum(n) <> 0) t
     FULL JOIN (SELECT channel, state, count(*) AS n FROM delivery GROUP BY channel, state) d USING (channel, state)
     WHERE t.n IS DISTINCT FROM d.n
+    UNION ALL
+    SELECT 'the patients'' tally is not what there is', coalesce(t.outcome, p.outcome)
+    FROM (
+        SELECT campaign_id, language, variant, has_postal, outcome, coalesce(reason, '') AS reason,
+               sum(n) AS n, sum(merged) AS merged
+        FROM patient_tally GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(n) <> 0 OR sum(merged) <> 0
+    ) t
+    FULL JOIN (
+        SELECT campaign_id, language, variant, has_postal, outcome, coalesce(outcome_reason, '') AS reason,
+               count(*) AS n, sum(merged) AS merged
+        FROM patient GROUP BY 1, 2, 3, 4, 5, 6
+    ) p USING (campaign_id, language, variant, has_postal, outcome, reason)
+    WHERE t.n IS DISTINCT FROM p.n OR t.merged IS DISTINCT FROM p.merged
     UNION ALL
     SELECT 'nothing will ever send it', id::text FROM delivery d WHERE state = 'pending' AND NOT EXISTS (
         SELECT FROM due WHERE d.id = ANY(ids) AND (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from notifier import models, store
 from notifier.errors import ServiceError
-from notifier.models import Campaign
+from notifier.models import Campaign, PatientTally
 from notifier.rehearsal.servers import Postgres
 from notifier.states import Channel
 from notifier.store import Database
@@ -56,7 +57,7 @@ def test_a_migrated_database_is_what_the_models_say(database: Database):
 
 def test_every_table_of_a_doctor_has_row_level_security(database: Database):
     owned = {table.name for table in models.Base.metadata.tables.values() if "doctor_id" in table.columns}
-    owned = owned - {"api_key"} | {"doctor", "incident", "tally", "bounce"}
+    owned = owned - {"api_key"} | {"doctor", "incident", "tally", "patient_tally", "bounce"}
     with database.engine.connect() as connection:
         secured = set(connection.scalars(text("SELECT relname FROM pg_class WHERE relrowsecurity")))
     assert secured == owned
@@ -259,6 +260,49 @@ def test_every_change_of_a_delivery_leaves_a_hint_and_its_difference(database: D
         store.fold_tally(session)
         assert tallied(session) == counted(session) == {"pending": 60, "sending": 30, "accepted": 30}
         assert session.scalar(text("SELECT count(*) FROM tally")) == 3
+
+
+def test_every_change_of_a_patient_is_counted_where_they_stand(database: Database, database_url: str):
+    campaign_id = start_campaign(database, make_settings(database_url), [person(number) for number in range(9)]).id
+    with database.staff() as session:
+        session.execute(
+            text("UPDATE patient SET outcome = 'unreached', outcome_reason = 'all_failed' WHERE row < 4")
+        )
+        session.execute(text("UPDATE patient SET outcome = 'informed' WHERE row = 5"))
+        session.execute(text("UPDATE patient SET merged = 2, language = 'en' WHERE row IN (3, 5)"))
+        stand = Counter(session.scalars(text("SELECT outcome FROM patient")))
+        for _ in range(2):
+            assert store.outcome_counts(session, campaign_id) == {
+                "imported": 13,
+                "merged": 4,
+                "excluded": 0,
+                **stand,
+            }
+            kinds = (PatientTally.language, PatientTally.reason)
+            by_kind = store.patient_counts(session, campaign_id, *kinds)
+            assert {tuple(row) for row in by_kind} == {
+                tuple(row)
+                for row in session.execute(
+                    text("SELECT language, outcome_reason, count(*), sum(merged) FROM patient GROUP BY 1, 2")
+                )
+            }
+            store.fold_tally(session)
+        rows = session.scalar(text("SELECT count(*) FROM patient_tally"))
+        assert rows == session.scalar(
+            text("SELECT count(*) FROM (SELECT DISTINCT language, outcome, outcome_reason FROM patient) kinds")
+        )
+
+
+def test_the_next_patients_come_in_order_wherever_they_stand(database: Database, database_url: str):
+    current = make_settings(database_url)
+    campaign_id = start_campaign(database, current, [person(number) for number in range(9)]).id
+    with database.staff() as session:
+        session.execute(text("UPDATE patient SET outcome = 'informed' WHERE row % 2 = 0"))
+        everyone = session.scalars(text("SELECT id FROM patient ORDER BY id")).all()
+        told = session.scalars(text("SELECT id FROM patient WHERE outcome = 'informed' ORDER BY id")).all()
+        assert session.scalars(store.next_patients(campaign_id, 0, 100)).all() == everyone
+        assert session.scalars(store.next_patients(campaign_id, everyone[2], 4)).all() == everyone[3:7]
+        assert session.scalars(store.next_patients(campaign_id, told[0], 2, ["informed"])).all() == told[1:3]
 
 
 def test_what_saw_a_crash_is_hinted_in_small_company(database: Database, database_url: str):

@@ -118,12 +118,15 @@ def delivery_of(message: Mapping[str, Any]) -> int | None:
 def _sums(facts: Facts) -> list[str]:
     """What our own tables must say of themselves."""
     wrong_sums = sum(counts["imported"] != sum(counts[place] for place in _PLACES) for counts in facts.numbers)
+    stand = Counter(one["outcome"] for one in facts.outcomes)
+    miscounted = sum(abs(sum(counts[outcome] for counts in facts.numbers) - stand[outcome]) for outcome in Outcome)
     no_reason = sum(one["outcome"] == Outcome.UNREACHED and not one["reason"] for one in facts.outcomes)
     still_open = Counter(row.state for row in facts.deliveries if row.state in _OPEN)
     never_closed = sum(one.outcome is None for one in facts.attempts)
     our_bugs = sum(one.code == _OUR_BUG for one in facts.attempts)
     return [
         *_each(wrong_sums, "campaigns whose numbers do not add up"),
+        *_each(miscounted, "people whom the kept counts place elsewhere than their rows do"),
         *_each(no_reason, "people unreached without a reason"),
         *[f"{number} deliveries still {state}" for state, number in sorted(still_open.items())],
         *_each(never_closed, "attempts that nobody closed"),

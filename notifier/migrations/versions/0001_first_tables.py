@@ -327,6 +327,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("campaign_id", "person_blind", name=op.f("uq_patient_campaign_id_person_blind")),
     )
     op.create_index("ix_patient_campaign_outcome", "patient", ["campaign_id", "outcome", "id"], unique=False)
+    op.create_index(
+        "ix_patient_merged", "patient", ["campaign_id", "id"], unique=False, postgresql_where=sa.text("merged > 0")
+    )
     op.create_table(
         "delivery",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -437,6 +440,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tally")),
     )
     op.create_index("ix_tally_campaign", "tally", ["campaign_id"], unique=False)
+    op.create_table(
+        "patient_tally",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("campaign_id", sa.BigInteger(), nullable=False),
+        sa.Column("language", sa.Text(), nullable=False),
+        sa.Column("variant", sa.Text(), nullable=False),
+        sa.Column("has_postal", sa.Boolean(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("n", sa.BigInteger(), nullable=False),
+        sa.Column("merged", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_patient_tally")),
+    )
+    op.create_index("ix_patient_tally_campaign", "patient_tally", ["campaign_id"], unique=False)
     op.create_table(
         "bounce",
         sa.Column("campaign_id", sa.BigInteger(), nullable=False),
@@ -679,7 +696,7 @@ def _roles() -> None:
     )
     op.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO notifier_staff")
     op.execute(
-        "GRANT INSERT, UPDATE ON incident, doctor, api_key, idempotent_request, hold, heartbeat, due, tally, pace, bounce, "
+        "GRANT INSERT, UPDATE ON incident, doctor, api_key, idempotent_request, hold, heartbeat, due, tally, patient_tally, pace, bounce, "
         "breaker, "
         f"{', '.join(OWNED)} TO notifier_staff"
     )
@@ -689,9 +706,12 @@ def _roles() -> None:
     op.execute("CREATE POLICY everyone ON account TO notifier_staff USING (true)")
     # The account itself stays: the journal names it.
     op.execute(f"GRANT DELETE ON {signing_in.removeprefix('account, ')} TO notifier_staff")
-    op.execute("GRANT DELETE ON hold, heartbeat, due, tally, pace, breaker, idempotent_request TO notifier_staff")
     op.execute(
-        "GRANT SELECT ON doctor, incident, journal, hold, tally, bounce, "
+        "GRANT DELETE ON hold, heartbeat, due, tally, patient_tally, pace, breaker, idempotent_request "
+        "TO notifier_staff"
+    )
+    op.execute(
+        "GRANT SELECT ON doctor, incident, journal, hold, tally, patient_tally, bounce, "
         + ", ".join(OWNED)
         + " TO notifier_doctor"
     )
@@ -785,12 +805,27 @@ def _append_only() -> None:
 
 
 def _changes() -> None:
-    """Programs that follow hear of every outcome and every campaign's state, whoever moved it."""
+    """Programs that follow hear of every outcome and every campaign's state, whoever moved it.
+
+    How many patients stand where is kept as differences, as `tally` is.
+    """
+    tally = """
+            INSERT INTO patient_tally (campaign_id, language, variant, has_postal, outcome, reason, n, merged)
+            SELECT campaign_id, language, variant, has_postal, outcome, outcome_reason, sum(n), sum(n * merged)
+            FROM (
+                SELECT campaign_id, language, variant, has_postal, outcome, outcome_reason, merged, 1 AS n
+                FROM new_rows {before}
+            ) moves
+            GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(n) <> 0 OR sum(n * merged) <> 0;
+    """
+    before = """UNION ALL
+                SELECT campaign_id, language, variant, has_postal, outcome, outcome_reason, merged, -1 FROM old_rows"""
     op.execute(
-        """
+        f"""
         CREATE FUNCTION patient_changed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
         SET search_path = public, pg_temp AS $$
         BEGIN
+            {tally.format(before=before)}
             INSERT INTO change (campaign_id, doctor_id, patients)
             SELECT campaign_id, doctor_id, array_agg(id ORDER BY id)
             FROM (
@@ -806,7 +841,7 @@ def _changes() -> None:
             GROUP BY campaign_id, doctor_id, part;
             RETURN NULL;
         END $$
-        """
+        """  # noqa: S608 - put together from our own words
     )
     op.execute(
         "CREATE TRIGGER patient_changed AFTER UPDATE ON patient REFERENCING OLD TABLE AS old_rows "
@@ -814,10 +849,11 @@ def _changes() -> None:
     )
     # Who is there before the start is in the listings that a follower reads then.
     op.execute(
-        """
+        f"""
         CREATE FUNCTION patient_added() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
         SET search_path = public, pg_temp AS $$
         BEGIN
+            {tally.format(before="")}
             INSERT INTO change (campaign_id, doctor_id, patients)
             SELECT campaign_id, doctor_id, array_agg(id ORDER BY id)
             FROM (
@@ -828,7 +864,7 @@ def _changes() -> None:
             GROUP BY campaign_id, doctor_id, part;
             RETURN NULL;
         END $$
-        """
+        """  # noqa: S608 - put together from our own words
     )
     op.execute(
         "CREATE TRIGGER patient_added AFTER INSERT ON patient REFERENCING NEW TABLE AS new_rows "
@@ -856,7 +892,7 @@ def _hints_and_tally() -> None:
     By statement triggers, so that no writer can forget it. Deliveries that want the same at about the same
     time share a hint: 50 to be sent, fewer or one alone if a worker died with them (`crashes`), 500 to settle.
     """
-    for table in ("tally", "bounce"):
+    for table in ("tally", "patient_tally", "bounce"):
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         seen = "campaign_id IN (SELECT id FROM campaign)"
         op.execute(f"CREATE POLICY one_doctor ON {table} TO notifier_doctor USING ({seen})")

@@ -6,9 +6,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from notifier import store
 from notifier.accounts import DOCTORS
 from notifier.composing import Contact, Facts
-from notifier.models import ListFile, Patient
+from notifier.models import ListFile, PatientTally
 from notifier.states import Exclusion, Outcome
 from notifier.web.doctor.common import Words, campaign_of, in_words, incident_of, page
 from notifier.web.doctor.overview import clock_values
@@ -41,17 +42,13 @@ def concerned(session: Session, campaign_id: int) -> tuple[int, int]:
     Without those whose data the list says was not taken. Who has died is a record, but no person (recital 27).
     Records are the rows of the longest list: a list that was corrected and sent again names the same ones.
     """
-    rows = session.execute(
-        select(Patient.outcome, Patient.outcome_reason, func.count())
-        .where(Patient.campaign_id == campaign_id)
-        .group_by(Patient.outcome, Patient.outcome_reason)
-    ).all()
-    persons = sum(n for outcome, _, n in rows if outcome != Outcome.EXCLUDED)
-    spared = sum(n for _, reason, n in rows if reason == Exclusion.NOT_AFFECTED)
+    rows = store.patient_counts(session, campaign_id, PatientTally.outcome, PatientTally.reason)
+    persons = sum(row.n for row in rows if row.outcome != Outcome.EXCLUDED)
+    spared = sum(row.n for row in rows if row.reason == Exclusion.NOT_AFFECTED)
     longest = session.scalar(
         select(func.max(ListFile.accepted + ListFile.merged)).where(ListFile.campaign_id == campaign_id)
     )
-    return persons, max(sum(n for _, _, n in rows), longest or 0) - spared
+    return persons, max(sum(row.n for row in rows), longest or 0) - spared
 
 
 def _lines(visit: Visit, facts: Facts, persons: int, records: int) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from notifier import store
 from notifier.accounts import DOCTORS
 from notifier.errors import NotFoundError
 from notifier.models import (
@@ -53,8 +54,7 @@ def people(visit: Visit) -> Response:
     after = after_of(visit)
     with visit.transaction() as session:
         campaign = campaign_of(visit, session)
-        statement = _of(which, campaign.id).where(Patient.id > after).order_by(Patient.id).limit(PAGE + 1)
-        shown, has_more = cut(session.scalars(statement).all())
+        shown, has_more = cut(session.scalars(_next(which, campaign.id, after)).all())
         return page(
             visit,
             "people.html",
@@ -68,11 +68,12 @@ def people(visit: Visit) -> Response:
         )
 
 
-def _of(which: str, campaign_id: int) -> Select[Patient]:
-    statement = select(Patient).where(Patient.campaign_id == campaign_id)
+def _next(which: str, campaign_id: int, after: int) -> Select[Patient]:
+    statement = select(Patient).order_by(Patient.id).limit(PAGE + 1)
     if which == "merged":
-        return statement.where(Patient.merged > 0)
-    return statement if which == "imported" else statement.where(Patient.outcome == which)
+        return statement.where(Patient.campaign_id == campaign_id, Patient.id > after, Patient.merged > 0)
+    outcomes = Outcome if which == "imported" else (which,)
+    return statement.where(Patient.id.in_(store.next_patients(campaign_id, after, PAGE + 1, outcomes)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Row, func, select
 from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
-from notifier import telling
+from notifier import store, telling
 from notifier.accounts import DOCTORS
 from notifier.errors import ConflictError, InputError, NotFoundError
-from notifier.models import Campaign, Patient, Told
+from notifier.models import Campaign, Patient, PatientTally, Told
 from notifier.states import Outcome, Unreached
 from notifier.states import Told as How
 from notifier.web.doctor.common import (
@@ -61,6 +63,10 @@ def _page(visit: Visit, session: Session, campaign: Campaign, status: int = 200,
         statement = statement.where(*_selection(visit, campaign))
     people, has_more = cut(session.scalars(statement.order_by(Patient.id).limit(PAGE + 1)).all())
     all_ = _all(visit, session, campaign)
+    counts = store.patient_counts(
+        session, campaign.id, PatientTally.outcome, PatientTally.reason, PatientTally.has_postal
+    )
+    unreached = [row for row in counts if row.outcome == Outcome.UNREACHED and row.n]
     told = session.scalars(select(Told).where(Told.patient_id.in_([one.id for one in people])))
     return page(
         visit,
@@ -75,17 +81,10 @@ def _page(visit: Visit, session: Session, campaign: Campaign, status: int = 200,
         has_more=has_more,
         names=named(data_key(visit, campaign), people),
         told={one.patient_id: one for one in told},
-        reasons=_reasons(session, campaign.id),
+        reasons=_reasons(unreached),
         selected=len(all_),
         shown=_digest(all_),
-        postable=_count(
-            session,
-            [
-                Patient.campaign_id == campaign.id,
-                Patient.outcome == Outcome.UNREACHED,
-                Patient.has_postal.is_(True),
-            ],
-        ),
+        postable=sum(row.n for row in unreached if row.has_postal),
         told_count=session.scalar(
             select(func.count())
             .select_from(Told)
@@ -100,18 +99,12 @@ def _page(visit: Visit, session: Session, campaign: Campaign, status: int = 200,
     )
 
 
-def _reasons(session: Session, campaign_id: int) -> dict[str, int]:
-    rows = session.execute(
-        select(Patient.outcome_reason, func.count())
-        .where(Patient.campaign_id == campaign_id, Patient.outcome == Outcome.UNREACHED)
-        .group_by(Patient.outcome_reason)
-        .order_by(func.count().desc())
-    ).all()
-    return {reason or Unreached.ALL_FAILED: n for reason, n in rows}
-
-
-def _count(session: Session, conditions: list[ColumnElement[bool]]) -> int:
-    return session.scalar(select(func.count()).select_from(Patient).where(*conditions)) or 0
+def _reasons(unreached: Iterable[Row[*tuple[Any, ...]]]) -> dict[str, int]:
+    """How many for each reason, the most frequent first."""
+    found: Counter[str] = Counter()
+    for row in unreached:
+        found[row.reason or Unreached.ALL_FAILED] += row.n
+    return dict(found.most_common())
 
 
 # --- saying that it was done -----------------------------------------------------------------------------
