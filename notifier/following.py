@@ -77,13 +77,18 @@ _FAILING = text(
     """  # noqa: S608
 )
 #: by ix_due_send, else ix_due_sweep
+#: What is to be settled is looked for where its time is: accepted messages wait for days, in hints of 500.
 _HINTS = text(
     """
     SELECT kind, at, together, owner, NULL AS fence FROM due
     WHERE kind = 'send' AND campaign_id = :campaign_id AND channel = :channel AND :id = ANY(ids)
     UNION ALL
     SELECT kind, at, together, owner, fences[array_position(ids, :id)] FROM due
-    WHERE kind IN ('lease', 'settle') AND kind <> 'send' AND campaign_id = :campaign_id AND :id = ANY(ids)
+    WHERE kind = 'lease' AND campaign_id = :campaign_id AND :id = ANY(ids)
+    UNION ALL
+    SELECT kind, at, together, owner, NULL FROM due
+    WHERE kind = 'settle' AND at BETWEEN :due_at AND CAST(:due_at AS timestamptz) + interval '250 milliseconds'
+      AND campaign_id = :campaign_id AND :id = ANY(ids)
     ORDER BY at
     """
 )
@@ -269,7 +274,12 @@ def holds_on(session: Session, delivery: Delivery, provider: str) -> list[tuple[
 
 def hints(session: Session, delivery: Delivery) -> Sequence[Row[Any]]:
     """What the engine has noted about it in `due`: when to send or settle it, or who holds it and until when."""
-    values = {"id": delivery.id, "campaign_id": delivery.campaign_id, "channel": delivery.channel}
+    values = {
+        "id": delivery.id,
+        "campaign_id": delivery.campaign_id,
+        "channel": delivery.channel,
+        "due_at": delivery.due_at,
+    }
     return session.execute(_HINTS, values).all()
 
 

@@ -133,19 +133,23 @@ def test_a_worker_stops_within_its_deadline_with_redis_down(database: Database, 
     assert end(process, 15) == 0
 
 
-@pytest.mark.parametrize("role", ["worker", "control", "feeder", "sweeper"])
-def test_a_missing_setting_or_a_dead_server_is_said_in_one_line(role: str, database_url: str, redis_url: str):
-    for changes, said in (
-        ({"REDIS_URL": ""}, "REDIS_URL is not set"),
-        ({"REDIS_URL": "http://x"}, "REDIS_URL is not the address of a Redis"),
-        ({"NOTIFIER_MASTER_KEY": "short"}, "NOTIFIER_MASTER_KEY must be 64 hexadecimal digits"),
-        ({"NOTIFIER_SMTP__PORT": "0"}, "NOTIFIER_SMTP__PORT"),
-    ):
-        process = start(role, database_url, redis_url, **changes)
-        _, stderr = process.communicate(timeout=30)
-        assert process.returncode == 1
-        assert said in stderr
-        assert "Traceback" not in stderr
+@pytest.mark.parametrize(
+    ("role", "changes", "said"),
+    [
+        ("worker", {"REDIS_URL": ""}, "REDIS_URL is not set"),
+        ("control", {"REDIS_URL": "http://x"}, "REDIS_URL is not the address of a Redis"),
+        ("feeder", {"NOTIFIER_MASTER_KEY": "short"}, "NOTIFIER_MASTER_KEY must be 64 hexadecimal digits"),
+        ("sweeper", {"NOTIFIER_SMTP__PORT": "0"}, "NOTIFIER_SMTP__PORT"),
+    ],
+)
+def test_a_missing_setting_or_a_dead_server_is_said_in_one_line(
+    role: str, changes: dict[str, str], said: str, database_url: str, redis_url: str
+):
+    process = start(role, database_url, redis_url, **changes)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert said in stderr
+    assert "Traceback" not in stderr
 
 
 @pytest.mark.parametrize("role", ["worker", "control", "feeder", "sweeper"])
