@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import hmac
 import ipaddress
 import secrets
@@ -35,7 +36,7 @@ from notifier import store
 from notifier.addresses import check_email
 from notifier.errors import ConflictError, InputError, NotFoundError
 from notifier.models import Account, AccountLink, AccountMail, Doctor, KnownDevice, RecoveryCode, WebSession
-from notifier.sealing import DataKey, MasterKey, hash_secret
+from notifier.sealing import DeploymentKey, MasterKey, hash_secret
 from notifier.settings import Web
 
 LANGUAGES = ("fr", "en")
@@ -79,6 +80,10 @@ RECOVERY_CODES = 10
 DEVICE_DAYS = 180
 TOTP_STEP_S = 30
 TOTP_DIGITS = 6
+#: of a secret: what RFC 4226 §4 recommends
+_TOTP_BYTES = 20
+#: of the advisory lock under which accounts are made
+_CREATING_LOCK = 7303
 LEAST_PASSWORD, MOST_PASSWORD = 12, 200
 
 _SEEN_EVERY = timedelta(minutes=1)
@@ -166,7 +171,7 @@ class Signed:
         return f"user:{self.account_id}"
 
 
-def account_key(master: MasterKey) -> DataKey:
+def account_key(master: MasterKey) -> DeploymentKey:
     """Seals what belongs to accounts."""
     return master.key_for(b"accounts")
 
@@ -198,14 +203,15 @@ def create(
         raise InputError("A doctor's or secretary's account belongs to a doctor, any other to none.")
     if doctor_id is not None and session.get(Doctor, doctor_id) is None:
         raise NotFoundError(f"There is no doctor {doctor_id}.")
-    blind = email_blind(master, email)
-    if session.scalar(select(exists().where(Account.email_blind == blind))):
+    # While two master keys are in use, the unique index cannot see that two are the same.
+    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CREATING_LOCK})
+    if session.scalar(select(exists().where(Account.email_blind.in_(_email_blinds(master, email))))):
         raise ConflictError("This address has an account already: one address, one account.")
     account = Account(
         role=role,
         doctor_id=doctor_id,
         email_sealed=account_key(master).seal(checked.address.encode(), b"account.email"),
-        email_blind=blind,
+        email_blind=email_blind(master, email),
         language=language,
     )
     session.add(account)
@@ -237,9 +243,47 @@ def masked_email(master: MasterKey, account: Account) -> str:
 
 def email_blind(master: MasterKey, email: str) -> bytes:
     """Equal for all ways to write one address."""
+    return account_key(master).blind(_blinded(email))
+
+
+def _email_blinds(master: MasterKey, email: str) -> list[bytes]:
+    """What `email_blind` may have said under this master key or a former one."""
+    return account_key(master).blinds(_blinded(email))
+
+
+def _blinded(email: str) -> bytes:
     checked = check_email(email)
     plain = checked.address if checked.ok and checked.address is not None else email.strip()
-    return account_key(master).blind(b"email:" + plain.casefold().encode())
+    return b"email:" + plain.casefold().encode()
+
+
+def _known_blind(session: Session, master: MasterKey, email: str) -> bytes:
+    """The address's blind index as the account that has it keeps it.
+
+    Costs a look-up only while there are former master keys, and then for every address.
+    """
+    blinds = _email_blinds(master, email)
+    if len(blinds) == 1:
+        return blinds[0]
+    kept = session.scalar(select(Account.email_blind).where(Account.email_blind.in_(blinds)))
+    return kept if kept is not None else blinds[0]
+
+
+def seal_again(master: MasterKey, account: Account) -> None:
+    """Seals what the account holds by the master key, whichever sealed it before. The caller has locked it."""
+    key, email = account_key(master), email_of(master, account)
+    secret = _totp_secret(master, account)
+    account.email_sealed = key.seal(email.encode(), b"account.email")
+    account.email_blind = email_blind(master, email)
+    if secret is not None:
+        account.totp_sealed = key.seal(secret, _account_totp(account.id))
+
+
+def seal_session_again(master: MasterKey, row: WebSession) -> None:
+    """As `seal_again`, for a second factor that is being set up."""
+    if row.totp_sealed is not None:
+        purpose = _session_totp(row.id)
+        row.totp_sealed = account_key(master).seal(account_key(master).open(row.totp_sealed, purpose), purpose)
 
 
 def set_role(session: Session, account_id: int, role: Role, *, actor: str, now: datetime) -> Account:
@@ -338,11 +382,13 @@ def ask_link(
     session: Session, master: MasterKey, email: str, source: Source, *, now: datetime, web: Web
 ) -> Wait | None:
     """Has a link to sign in sent, if the address has an account; the answer is the same if it has none."""
-    blind = email_blind(master, email)
+    blind = _known_blind(session, master, email)
     refused = _take(session, master, "link", blind, source, now)
     if refused is None:
-        minutes = timedelta(minutes=web.link_min)
-        session.add(AccountMail(purpose=Purpose.SIGN_IN, email_blind=blind, due_at=now, expires_at=now + minutes))
+        blinds, minutes = _email_blinds(master, email), timedelta(minutes=web.link_min)
+        session.add(
+            AccountMail(purpose=Purpose.SIGN_IN, email_blinds=blinds, due_at=now, expires_at=now + minutes)
+        )
     return refused
 
 
@@ -426,7 +472,7 @@ _NEXT_MAIL = text(
         SELECT id FROM account_mail WHERE due_at <= :now AND expires_at > :now
         ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
     )
-    RETURNING id, purpose, account_id, email_blind, expires_at, tries
+    RETURNING id, purpose, account_id, email_blinds, expires_at, tries
     """
 )
 
@@ -439,7 +485,7 @@ def next_mail(session: Session, master: MasterKey, *, now: datetime, web: Web) -
     row = session.execute(_NEXT_MAIL, {"now": now}).first()
     if row is None:
         return None
-    whose = Account.id == row.account_id if row.account_id else Account.email_blind == row.email_blind
+    whose = Account.id == row.account_id if row.account_id else Account.email_blind.in_(row.email_blinds or [])
     account = session.scalar(select(Account).where(whose, Account.disabled_at.is_(None)))
     if account is None:
         mail_sent(session, row.id)
@@ -467,7 +513,7 @@ def sign_in_by_password(
     session: Session, master: MasterKey, email: str, password: str, source: Source, *, now: datetime
 ) -> str | Wait | None:
     """The secret of a half signed-in session; None if address or password is wrong, which takes equally long."""
-    blind = email_blind(master, email)
+    blind = _known_blind(session, master, email)
     if refused := _take(session, master, "password", blind, source, now):
         return refused
     account = session.scalar(select(Account).where(Account.email_blind == blind))
@@ -518,7 +564,7 @@ def _unbound(session: Session, master: MasterKey, email: str | None, reference: 
         whose = select(Account).join(Doctor, Doctor.id == Account.doctor_id)
         whose = whose.where(Doctor.reference == reference, Account.role == Role.DOCTOR)
     elif email:
-        whose = select(Account).where(Account.email_blind == email_blind(master, email))
+        whose = select(Account).where(Account.email_blind.in_(_email_blinds(master, email)))
     else:
         return None
     found = session.scalars(whose.where(Account.oidc_subject.is_(None), Account.disabled_at.is_(None))).all()
@@ -586,9 +632,9 @@ def in_base32(secret: bytes) -> str:
 def secret_to_enrol(session: Session, master: MasterKey, signed: Signed) -> bytes:
     """The secret to be put into an app: the same until its first code. Raises ConflictError if not invited."""
     row = _enrolling(session, signed)
-    purpose = b"web_session.totp:%d" % row.id
+    purpose = _session_totp(row.id)
     if row.totp_sealed is None:
-        row.totp_sealed = account_key(master).seal(secrets.token_bytes(20), purpose)
+        row.totp_sealed = account_key(master).seal(secrets.token_bytes(_TOTP_BYTES), purpose)
     return account_key(master).open(row.totp_sealed, purpose)
 
 
@@ -607,10 +653,10 @@ def enrol(
     account = find(session, signed.account_id, lock=True)
     if account.totp_sealed is not None:
         raise ConflictError("A second factor was set up meanwhile.")
-    account.totp_sealed = account_key(master).seal(secret, b"account.totp:%d" % account.id)
+    account.totp_sealed = account_key(master).seal(secret, _account_totp(account.id))
     account.totp_step = step
     row.totp_sealed = None
-    codes = _new_recovery_codes(session, master, account.id)
+    codes = _new_recovery_codes(session, account.id, secret)
     _spend_links(session, account, now)
     _record(session, account, "user.enrol", signed.actor)
     return _promote(session, account, signed, source, "invitation", now), codes
@@ -642,7 +688,7 @@ def recover(
     """As `second_factor`, with a recovery code in place of the app's."""
 
     def is_right(account: Account) -> bool:
-        return _use_recovery(session, master, account.id, code, now)
+        return _use_recovery(session, master, account, code, now)
 
     return _complete(session, master, signed, source, "recovery", is_right, now)
 
@@ -679,14 +725,29 @@ def _complete(
 
 
 def _use_totp(session: Session, master: MasterKey, account: Account, code: str, now: datetime) -> bool:
-    if account.totp_sealed is None:
+    secret = _totp_secret(master, account)
+    if secret is None:
         return False
-    secret = account_key(master).open(account.totp_sealed, b"account.totp:%d" % account.id)
     step = _step_of(secret, code, now)
     if step is None or step <= account.totp_step:
         return False
     account.totp_step = step  # the row is locked: of two at once one comes too late
     return True
+
+
+def _totp_secret(master: MasterKey, account: Account) -> bytes | None:
+    if account.totp_sealed is None:
+        return None
+    return account_key(master).open(account.totp_sealed, _account_totp(account.id))
+
+
+def _account_totp(account_id: int) -> bytes:
+    """What the second factor's secret is sealed for."""
+    return b"account.totp:%d" % account_id
+
+
+def _session_totp(session_id: int) -> bytes:
+    return b"web_session.totp:%d" % session_id
 
 
 def _step_of(secret: bytes, code: str, now: datetime) -> int | None:
@@ -706,12 +767,13 @@ def new_recovery_codes(
     account = find(session, signed.account_id, lock=True)
     if refused := _take(session, master, "code", account.email_blind, source, now):
         return refused
-    if not _use_totp(session, master, account, code, now):
+    secret = _totp_secret(master, account)
+    if secret is None or not _use_totp(session, master, account, code, now):
         _record(session, account, "user.code_failed", signed.actor)
         return None
     _give_back(session, master, "code", account.email_blind, source)
     _record(session, account, "user.recovery_codes", signed.actor)
-    return _new_recovery_codes(session, master, account.id)
+    return _new_recovery_codes(session, account.id, secret)
 
 
 def recovery_codes_left(session: Session, account_id: int) -> int:
@@ -719,27 +781,31 @@ def recovery_codes_left(session: Session, account_id: int) -> int:
     return session.scalar(select(func.count()).select_from(RecoveryCode).where(*unused)) or 0
 
 
-def _new_recovery_codes(session: Session, master: MasterKey, account_id: int) -> list[str]:
+def _new_recovery_codes(session: Session, account_id: int, secret: bytes) -> list[str]:
     session.execute(delete(RecoveryCode).where(RecoveryCode.account_id == account_id))
     codes = [base64.b32encode(secrets.token_bytes(10)).decode().lower() for _ in range(RECOVERY_CODES)]
     session.add_all(
-        RecoveryCode(account_id=account_id, hash=_recovery_hash(master, account_id, code)) for code in codes
+        RecoveryCode(account_id=account_id, hash=_recovery_hash(secret, account_id, code)) for code in codes
     )
     session.flush()
     return ["-".join(code[at : at + 4] for at in range(0, 16, 4)) for code in codes]
 
 
-def _use_recovery(session: Session, master: MasterKey, account_id: int, code: str, now: datetime) -> bool:
+def _use_recovery(session: Session, master: MasterKey, account: Account, code: str, now: datetime) -> bool:
+    secret = _totp_secret(master, account)
+    if secret is None:
+        return False
     plain = "".join(letter for letter in code.lower() if letter.isalnum())
-    kept = session.get(RecoveryCode, (account_id, _recovery_hash(master, account_id, plain)), with_for_update=True)
+    kept = session.get(RecoveryCode, (account.id, _recovery_hash(secret, account.id, plain)), with_for_update=True)
     if kept is None or kept.used_at is not None:
         return False
     kept.used_at = now
     return True
 
 
-def _recovery_hash(master: MasterKey, account_id: int, code: str) -> bytes:
-    return account_key(master).blind(b"recovery:%d:%b" % (account_id, code.encode()))
+def _recovery_hash(secret: bytes, account_id: int, code: str) -> bytes:
+    """Keyed by the second factor the code stands in for: a change of the master key leaves it as it is."""
+    return hashlib.blake2b(b"recovery:%d:%b" % (account_id, code.encode()), key=secret, digest_size=16).digest()
 
 
 # --- sessions ------------------------------------------------------------------------------------------
@@ -886,6 +952,12 @@ def tidy(session: Session, *, now: datetime) -> None:
 def csrf_token(master: MasterKey, token: str) -> str:
     """What every form carries: bound to the browser's session, or to its passing secret before signing in."""
     return account_key(master).blind(b"csrf:" + token.encode()).hex()
+
+
+def is_csrf_token(master: MasterKey, token: str, given: str) -> bool:
+    """Whether a form was made for this browser, by this master key or a former one."""
+    made = (blind.hex() for blind in account_key(master).blinds(b"csrf:" + token.encode()))
+    return any(hmac.compare_digest(one.encode(), given.encode()) for one in made)
 
 
 # --- allowances ----------------------------------------------------------------------------------------

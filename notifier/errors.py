@@ -11,6 +11,7 @@
     │   └── IncompleteNotice  a required part of the notice is missing
     ├── ForbiddenError        this caller may not do that
     └── SealingError          a sealed value cannot be opened with this key
+        └── MissingKeyError   … because a master key was not given      → give it, start again
 
 Expected results of sending (a refused address, a provider's "no") are values, not errors: see
 `providers.base.Outcome`. No message of an error ever holds anything about a person.
@@ -69,3 +70,7 @@ class ForbiddenError(NotifierError):
 
 class SealingError(NotifierError):
     """A sealed value does not open: wrong key, altered bytes, or an erased data key."""
+
+
+class MissingKeyError(SealingError):
+    """A master key sealed it that this process was not given: nothing is wrong with the value itself."""

@@ -311,6 +311,12 @@ def ping(session: Session, master: MasterKey, callback_id: int, *, now: datetime
     return Call(found.id, found.url, name, body, secret, START, START, has_more=False)
 
 
+def seal_again(master: MasterKey, callback: Callback) -> None:
+    """Seals the secret by the master key, whichever sealed it before."""
+    key = master.key_for(_CALLBACKS)
+    callback.secret_sealed = key.seal(key.open(callback.secret_sealed, _PURPOSE), _PURPOSE)
+
+
 _TAKEN = text(
     """
     UPDATE callback SET xid = :xid, change_id = :change_id, tries = 0, failing_since = NULL, last_code = :code,

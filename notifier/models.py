@@ -803,8 +803,8 @@ class AccountMail(Base):
     id: Mapped[int] = _id()
     purpose: Mapped[str]
     account_id: Mapped[int | None] = mapped_column(ForeignKey("account.id"))
-    #: blind index of the address typed in, whether or not anybody has it: both cost the same
-    email_blind: Mapped[bytes | None]
+    #: blind index of the address typed in, by each master key, whether or not anybody has it: both cost the same
+    email_blinds: Mapped[list[bytes] | None] = mapped_column(ARRAY(LargeBinary))
     due_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     tries: Mapped[int] = mapped_column(SmallInteger, server_default="0")

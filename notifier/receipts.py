@@ -19,10 +19,10 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from notifier import store
-from notifier.errors import InputError, NotFoundError, SealingError
+from notifier.errors import InputError, NotFoundError
 from notifier.providers.base import AccountReceiptParser, Event, Receipt, ReceiptParser
 from notifier.schedule import Rules, after_receipt
-from notifier.sealing import MasterKey
+from notifier.sealing import DataKey, MasterKey
 from notifier.states import Channel, sources
 from notifier.states import Delivery as DeliveryState
 
@@ -79,12 +79,13 @@ class _Entry:
     body: bytes | None
 
 
-def reference(master: MasterKey, delivery_id: int) -> str:
+def reference(key: DataKey, delivery_id: int) -> str:
     """The delivery's name outside: "<id>.<signature>"; the same at every try, also the Message-ID's left side.
 
-    Everybody who sees an email sees it, so it proves nothing: see `webhook_reference`.
+    Signed by the campaign's own key: a provider knows a request again by this name, also after the master key
+    was changed. Everybody who sees an email sees it, so it proves nothing: see `webhook_reference`.
     """
-    return f"{delivery_id}.{master.sign('delivery', str(delivery_id))}"
+    return f"{delivery_id}.{key.sign(str(delivery_id))}"
 
 
 def webhook_reference(master: MasterKey, provider: str, delivery_id: int) -> str:
@@ -94,8 +95,8 @@ def webhook_reference(master: MasterKey, provider: str, delivery_id: int) -> str
 
 def delivery_id(master: MasterKey, provider: str, reference: str) -> int:
     """The delivery a webhook reference names. Raises NotFoundError if we did not make it for this provider."""
-    number = _signed(master, f"webhook:{provider}", reference)
-    if number is None:
+    number, signature = _parts(reference)
+    if number is None or not master.check(f"webhook:{provider}", str(number), signature):
         raise NotFoundError("This address names no delivery of ours.")
     return number
 
@@ -134,13 +135,18 @@ def accept_report(
     the provider's form. The same event again is stored once.
     """
     events = _parsed(parser.name, lambda: parser.parse_events(body), body, MAX_REPORT_BYTES, MAX_REPORT_EVENTS)
-    numbers = {event.reference: _signed(master, "delivery", event.reference) for event, _ in events}
+    numbers = {event.reference: _parts(event.reference)[0] for event, _ in events}
     found = _found(session, {number for number in numbers.values() if number is not None})
+    keys = {
+        delivery.campaign_id: master.open_data_key(delivery.data_key, delivery.campaign_id)
+        for delivery in {one.campaign_id: one for one in found.values() if one.data_key is not None}.values()
+    }
     entries: list[_Entry] = []
     left: Counter[Left] = Counter()
     for event, raw in events:
         delivery = found.get(numbers[event.reference] or 0)
-        entry = _entry(master, parser.channel, delivery, event, raw, now)
+        key = keys.get(delivery.campaign_id) if delivery is not None else None
+        entry = _entry(key, parser.channel, delivery, event, raw, now)
         if isinstance(entry, Left):
             left[entry] += 1
         else:
@@ -149,29 +155,29 @@ def accept_report(
 
 
 def _entry(
-    master: MasterKey, channel: Channel, delivery: _Delivery | None, event: Receipt, raw: bytes, now: datetime
+    key: DataKey | None, channel: Channel, delivery: _Delivery | None, event: Receipt, raw: bytes, now: datetime
 ) -> _Entry | Left:
     if not event.reference:
         return Left.UNNAMED
     if delivery is None:
         return Left.NOT_OURS
+    if key is None:
+        # What proved its reference is gone with the people.
+        return Left.ERASED
+    if not key.check(str(delivery.id), _parts(event.reference)[1]):
+        return Left.NOT_OURS
     if delivery.channel != channel:
         return Left.OTHER_CHANNEL
     if not _is_possible(event.at, now):
         return Left.IMPOSSIBLE_TIME
-    try:
-        key = master.open_data_key(delivery.data_key, delivery.campaign_id)
-    except SealingError:
-        # Its reference is genuine, so the master key is.
-        return Left.ERASED
     return _Entry(delivery, event, key.seal(raw, b"receipt.body"))
 
 
-def _signed(master: MasterKey, purpose: str, reference: str) -> int | None:
-    """The number in "<id>.<signature>", if the signature is ours and made for this purpose."""
+def _parts(reference: str) -> tuple[int | None, str]:
+    """Number and signature of "<id>.<signature>"; no number in what we cannot have made."""
     number, _, signature = reference.partition(".")
-    plain = number.isascii() and number.isdigit() and len(number) < 19
-    return int(number) if plain and master.check(purpose, number, signature) else None
+    plain = number.isascii() and number.isdigit() and len(number) < 19 and str(int(number)) == number
+    return (int(number) if plain else None), signature
 
 
 def _parsed(

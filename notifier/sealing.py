@@ -3,7 +3,8 @@
 Erasing a campaign's data key erases its people (GDPR article 17). Look-ups go through a keyed blind
 index, so that equal contacts can be found without opening any. The master key never leaves memory.
 
-Form of a sealed value: 12 bytes nonce, then ciphertext with its 16 bytes tag (NIST SP 800-38D).
+Form of a sealed value: 12 bytes nonce, then ciphertext with its 16 bytes tag (NIST SP 800-38D). What the
+master key itself seals begins with 4 bytes that say which one did, so that it can be changed (`keys.py`).
 The nonce is random: a campaign of 2^20 patients with 4 values each stays far below the 2^32 bound.
 """
 
@@ -20,11 +21,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from notifier.errors import SealingError, SettingsError
+from notifier.errors import MissingKeyError, SealingError, SettingsError
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
 BLIND_BYTES = 16
+#: in front of what a master key sealed: its fingerprint
+MARK_BYTES = 4
+_SIGNATURE_BYTES = 10
 
 
 class DataKey:
@@ -33,8 +37,8 @@ class DataKey:
     __slots__ = ("_aead", "_blind")
 
     def __init__(self, key: bytes) -> None:
-        self._aead = AESGCM(_derive(key, b"seal"))
-        self._blind = _derive(key, b"blind")
+        self._aead = AESGCM(_hkdf(key, b"seal"))
+        self._blind = _hkdf(key, b"blind")
 
     def seal(self, value: bytes, purpose: bytes) -> bytes:
         """Returns nonce + ciphertext + tag; two calls with one value differ."""
@@ -55,64 +59,165 @@ class DataKey:
         """
         return hashlib.blake2b(value, key=self._blind, digest_size=BLIND_BYTES).digest()
 
+    def sign(self, value: str) -> str:
+        """80 bits in hexadecimal, for names that travel and come back: the same as long as the campaign lives."""
+        return hashlib.blake2b(
+            value.encode(), key=self._blind, digest_size=_SIGNATURE_BYTES, person=b"signature"
+        ).hexdigest()
+
+    def check(self, value: str, signature: str) -> bool:
+        """Compares in constant time."""
+        return hmac.compare_digest(self.sign(value).encode(), signature.encode())
+
+
+class DeploymentKey:
+    """Seals what belongs to no campaign, under the master key; opens what former ones sealed."""
+
+    __slots__ = ("_keys", "_mark")
+
+    def __init__(self, keys: tuple[bytes, ...], purpose: bytes) -> None:
+        """`keys`: the master key, then former ones."""
+        self._mark = _mark(keys[0])
+        self._keys = {
+            _mark(key): DataKey(hmac.digest(key, b"patient-notifier/" + purpose, "sha256")) for key in keys
+        }
+
+    def seal(self, value: bytes, purpose: bytes) -> bytes:
+        """Always by the master key, never by a former one."""
+        return self._mark + self._keys[self._mark].seal(value, purpose)
+
+    def open(self, sealed: bytes, purpose: bytes) -> bytes:
+        """Raises MissingKeyError if a key sealed it that was not given, SealingError as `DataKey.open` does."""
+        key = self._keys.get(sealed[:MARK_BYTES])
+        if key is None:
+            raise _missing("A sealed value", sealed)
+        return key.open(sealed[MARK_BYTES:], purpose)
+
+    def blind(self, value: bytes) -> bytes:
+        """As `DataKey.blind`, by the master key."""
+        return self._keys[self._mark].blind(value)
+
+    def blinds(self, value: bytes) -> list[bytes]:
+        """What `blind` may have said of a value, by this master key and by each former one."""
+        return [key.blind(value) for key in self._keys.values()]
+
 
 @dataclass(frozen=True, slots=True)
 class MasterKey:
-    """The one secret of a deployment (`NOTIFIER_MASTER_KEY`, 32 bytes as 64 hexadecimal digits)."""
+    """The one secret of a deployment (`NOTIFIER_MASTER_KEY`, 32 bytes as 64 hexadecimal digits).
+
+    Former ones (`NOTIFIER_MASTER_KEYS_FORMER`) still open and check, and never seal or sign.
+    """
 
     key: bytes
+    former: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.key) != KEY_BYTES:
-            raise SettingsError(
-                f"The master key must be {KEY_BYTES} bytes (64 hexadecimal digits); it has {len(self.key)}."
-            )
+        for key in self._all:
+            if len(key) != KEY_BYTES:
+                raise SettingsError(
+                    f"A master key must be {KEY_BYTES} bytes (64 hexadecimal digits); one has {len(key)}."
+                )
+
+    @property
+    def _all(self) -> tuple[bytes, ...]:
+        return (self.key, *self.former)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the key without telling anything of it: 8 hexadecimal digits."""
+        return _mark(self.key).hex()
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Of the key, then of former ones."""
+        return [_mark(key).hex() for key in self._all]
 
     def __repr__(self) -> str:
         return "MasterKey(…)"
 
     def new_data_key(self, campaign_id: int) -> bytes:
         """A fresh data key, sealed for the `campaign.data_key` column."""
+        return self._wrap(os.urandom(KEY_BYTES), campaign_id)
+
+    def wrap_again(self, sealed: bytes, campaign_id: int) -> bytes:
+        """The same data key, sealed by this master key whichever sealed it before. Raises as `open_data_key`."""
+        return self._wrap(self._unwrap(sealed, campaign_id), campaign_id)
+
+    def _wrap(self, data_key: bytes, campaign_id: int) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
-        data_key = os.urandom(KEY_BYTES)
-        return nonce + AESGCM(_derive(self.key, b"wrap")).encrypt(nonce, data_key, _purpose(campaign_id))
+        sealed = AESGCM(_derive(self.key, b"wrap")).encrypt(nonce, data_key, _purpose(campaign_id))
+        return _mark(self.key) + nonce + sealed
 
     def open_data_key(self, sealed: bytes | None, campaign_id: int) -> DataKey:
-        """Raises SealingError if the key was erased, belongs to another campaign or another master key."""
+        """Raises SealingError if the key was erased or belongs to another campaign, MissingKeyError if a master
+        key sealed it that was not given."""
         if sealed is None:
             raise SealingError(f"The data key of campaign {campaign_id} has been erased.")
+        return DataKey(self._unwrap(sealed, campaign_id))
+
+    def _unwrap(self, sealed: bytes, campaign_id: int) -> bytes:
+        mark, nonce = sealed[:MARK_BYTES], sealed[MARK_BYTES : MARK_BYTES + NONCE_BYTES]
+        master = next((key for key in self._all if _mark(key) == mark), None)
+        if master is None:
+            raise _missing(f"The data key of campaign {campaign_id}", sealed)
         try:
-            key = AESGCM(_derive(self.key, b"wrap")).decrypt(
-                sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _purpose(campaign_id)
+            return AESGCM(_derive(master, b"wrap")).decrypt(
+                nonce, sealed[MARK_BYTES + NONCE_BYTES :], _purpose(campaign_id)
             )
         except InvalidTag as error:
             raise SealingError(
-                f"The data key of campaign {campaign_id} does not open with this master key: "
-                "is NOTIFIER_MASTER_KEY the one this database was made with?"
+                f"The data key of campaign {campaign_id} does not open: it was altered, or is another campaign's."
             ) from error
-        return DataKey(key)
 
-    def key_for(self, purpose: bytes) -> DataKey:
+    def key_for(self, purpose: bytes) -> DeploymentKey:
         """Seals what belongs to no campaign: accounts, callbacks."""
-        return _key_for(self.key, purpose)
+        return _key_for(self._all, purpose)
 
     def sign(self, purpose: str, value: str) -> str:
-        """A short keyed signature (80 bits in hexadecimal) for references that travel to providers and back."""
-        digest = hmac.digest(_derive(self.key, b"sign"), f"{purpose}:{value}".encode(), "sha256")
-        return digest[:10].hex()
+        """A short keyed signature (80 bits in hexadecimal) for addresses that are given to providers."""
+        return _signature(self.key, purpose, value)
 
     def check(self, purpose: str, value: str, signature: str) -> bool:
-        """Compares in constant time."""
-        return hmac.compare_digest(self.sign(purpose, value).encode(), signature.encode())
+        """Whether this key or a former one signed it. Compares in constant time."""
+        signed = (_signature(key, purpose, value) for key in self._all)
+        return any(hmac.compare_digest(one.encode(), signature.encode()) for one in signed)
+
+
+def mark_of(sealed: bytes) -> str:
+    """The fingerprint of the master key that sealed a campaign's data key, or what belongs to no campaign."""
+    return sealed[:MARK_BYTES].hex()
+
+
+def _missing(what: str, sealed: bytes) -> MissingKeyError:
+    return MissingKeyError(
+        f"{what} was sealed by the master key {mark_of(sealed)}, which is not given: "
+        "is NOTIFIER_MASTER_KEY the one this database was made with? "
+        "A former one belongs into NOTIFIER_MASTER_KEYS_FORMER."
+    )
+
+
+def _signature(key: bytes, purpose: str, value: str) -> str:
+    digest = hmac.digest(_derive(key, b"sign"), f"{purpose}:{value}".encode(), "sha256")
+    return digest[:_SIGNATURE_BYTES].hex()
+
+
+def _mark(key: bytes) -> bytes:
+    return _derive(key, b"fingerprint")[:MARK_BYTES]
 
 
 @functools.lru_cache(maxsize=16)
-def _key_for(key: bytes, purpose: bytes) -> DataKey:
-    return DataKey(hmac.digest(key, b"patient-notifier/" + purpose, "sha256"))
+def _key_for(keys: tuple[bytes, ...], purpose: bytes) -> DeploymentKey:
+    return DeploymentKey(keys, purpose)
 
 
-@functools.lru_cache(maxsize=16)
+# Of master keys only: opened data keys live where they are used, and no longer.
+@functools.lru_cache(maxsize=64)
 def _derive(key: bytes, info: bytes) -> bytes:
+    return _hkdf(key, info)
+
+
+def _hkdf(key: bytes, info: bytes) -> bytes:
     hkdf = HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=None, info=b"patient-notifier/" + info)
     return hkdf.derive(key)
 

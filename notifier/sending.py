@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from notifier import notices, store
-from notifier.errors import NotifierError, SealingError
+from notifier.errors import MissingKeyError, NotifierError, SealingError
 from notifier.notices import Frozen, Stored
 from notifier.providers.base import (
     STOPPED,
@@ -275,7 +275,8 @@ class Sender:
     writer: Writer
     governor: Governor
     owner: str
-    reference: Callable[[int], str]
+    #: a delivery's name outside, by its campaign's key
+    reference: Callable[[DataKey, int], str]
     default_language: str
     #: group of mailbox operators an address belongs to, "" where the channel has none
     receiver_of: Callable[[str], str] = lambda _: ""
@@ -417,6 +418,10 @@ class Sender:
             return 0
         try:
             texts = await self._campaign(campaign_id, epoch)
+        except MissingKeyError as error:
+            # This process lacks what others may have: nothing is wrong with the campaign.
+            log.error("master_key_missing", campaign=campaign_id, reason=error.message)
+            return 0
         except NotifierError as error:
             log.error("campaign_unfit", campaign=campaign_id, reason=error.message)
             async with self.database.begin() as connection:
@@ -595,7 +600,7 @@ class Sender:
             name = f"{identity.get('first_name') or ''} {identity.get('last_name') or ''}".strip()
         return (
             Message(
-                reference=self.reference(row.id),
+                reference=self.reference(texts.data_key, row.id),
                 recipient=texts.data_key.open(row.value_sealed, b"contact.value").decode(),
                 content=frozen,
                 name=name,

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -210,6 +211,10 @@ class Settings(BaseSettings):
     data_dir: Path = Path("var")
     master_key: SecretStr | None = None
     master_key_file: Path | None = None
+    #: master keys of before, which still open and check, and never seal; in the environment parted by commas
+    master_keys_former: Annotated[list[SecretStr], NoDecode] = []
+    #: a file that holds such, one a line
+    master_keys_former_file: Path | None = None
     #: where providers reach this deployment with their receipts
     public_url: str = "http://127.0.0.1:8700"
     api_host: str = "127.0.0.1"
@@ -247,27 +252,27 @@ class Settings(BaseSettings):
         path = Path(os.environ.get(PREFIX + "SETTINGS", ROOT / "config" / "settings.toml"))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
 
+    @field_validator("master_keys_former", mode="before")
+    @classmethod
+    def _parted(cls, value: object) -> object:
+        return value.replace(",", " ").split() if isinstance(value, str) else value
+
     @cached_property
     def master(self) -> MasterKey:
-        """Raises SettingsError if no master key is set, or if it is not 32 bytes in hexadecimal."""
+        """Raises SettingsError if no master key is set, or if one is not 32 bytes in hexadecimal."""
         if self.master_key is not None:
             text = self.master_key.get_secret_value()
         elif self.master_key_file is not None:
-            try:
-                text = self.master_key_file.read_text().strip()
-            except OSError as error:
-                raise SettingsError(
-                    f"{PREFIX}MASTER_KEY_FILE: {self.master_key_file} cannot be read ({error.strerror})."
-                ) from error
+            text = _read("MASTER_KEY_FILE", self.master_key_file).strip()
         else:
             raise SettingsError(
                 f"No master key: set {PREFIX}MASTER_KEY to 64 hexadecimal digits (openssl rand -hex 32) "
                 f"or {PREFIX}MASTER_KEY_FILE to a file that holds them. It opens every sealed value: keep it safe."
             )
-        try:
-            return MasterKey(bytes.fromhex(text))
-        except ValueError as error:
-            raise SettingsError(f"{PREFIX}MASTER_KEY must be 64 hexadecimal digits.") from error
+        former = [one.get_secret_value() for one in self.master_keys_former]
+        if self.master_keys_former_file is not None:
+            former += _read("MASTER_KEYS_FORMER_FILE", self.master_keys_former_file).split()
+        return MasterKey(_key("MASTER_KEY", text), tuple(_key("MASTER_KEYS_FORMER", one) for one in former))
 
     @property
     def sqlalchemy_url(self) -> str:
@@ -282,6 +287,20 @@ class Settings(BaseSettings):
         except ValueError as error:
             raise SettingsError("DATABASE_URL is not an address: its host or port cannot be read.") from error
         return f"postgresql+psycopg://{rest}"
+
+
+def _read(name: str, path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise SettingsError(f"{PREFIX}{name}: {path} cannot be read ({error.strerror}).") from error
+
+
+def _key(name: str, digits: str) -> bytes:
+    try:
+        return bytes.fromhex(digits)
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}{name} must be 64 hexadecimal digits.") from error
 
 
 def load(**changes: object) -> Settings:

@@ -10,7 +10,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import select
 
-from notifier.errors import ServiceError, SettingsError
+from notifier import store
+from notifier.errors import MissingKeyError, ServiceError, SettingsError
 from notifier.models import Campaign
 from notifier.sealing import MasterKey
 from notifier.store import Database
@@ -64,14 +65,26 @@ def check_redis(url: str) -> None:
 
 
 def check_master_key(database: Database, master: MasterKey) -> None:
-    """Raises SealingError if `master` does not open the data key of the newest campaign that has one."""
+    """Raises MissingKeyError if neither `master` nor a former key sealed something the database holds,
+    SealingError if the newest campaign's data key does not open."""
     with database.staff() as session:
+        sealed = store.sealed_by(session)
         newest = session.execute(
             select(Campaign.id, Campaign.data_key)
             .where(Campaign.data_key.is_not(None))
             .order_by(Campaign.id.desc())
             .limit(1)
         ).first()
+    # A second factor that was never set up to its end keeps nobody from starting.
+    by_key = [(key, kind, n) for kind, keys in sealed.items() for key, n in keys.items() if kind != "sessions"]
+    if missing := [one for one in by_key if one[0] not in master.fingerprints]:
+        keys = ", ".join(dict.fromkeys(key for key, _, _ in missing))
+        what = ", ".join(f"{kind} {n}" for _, kind, n in missing)
+        raise MissingKeyError(
+            f"This database holds what was sealed by a master key that is not given ({keys}: {what}): "
+            "is NOTIFIER_MASTER_KEY the one this database was made with? "
+            "A former one belongs into NOTIFIER_MASTER_KEYS_FORMER."
+        )
     if newest is not None:
         master.open_data_key(newest.data_key, newest.id)
 

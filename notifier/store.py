@@ -35,6 +35,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from notifier.errors import ServiceError
 from notifier.models import Journal, Patient, PatientTally
 from notifier.reaching import WITHDRAWN, has_told, is_wanted
+from notifier.sealing import MARK_BYTES
 from notifier.states import Campaign, Channel, Delivery, Outcome, sources
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ _UTC = "-c timezone=UTC"
 _LET_GO = "-c idle_in_transaction_session_timeout=300s"
 #: one migration at a time, whoever starts it
 _MIGRATION_LOCK = 7300
+#: as the journal's own trigger takes it
+_JOURNAL_LOCK = 7301
 #: results handed on, further lists and replays move the same deliveries, patients and campaigns, each in its own
 #: order: one at a time
 _SETTLING_LOCK = 7302
@@ -246,6 +249,33 @@ def record(
     """Adds one act of a person to the journal, in the transaction of the act itself."""
     session.add(Journal(actor=actor, action=action, subject=subject, doctor_id=doctor_id, detail=detail or {}))
     session.flush()
+
+
+def journal_first(session: Session) -> None:
+    """Takes the journal's turn before rows are locked: who records first and then needs such a row can wait."""
+    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _JOURNAL_LOCK})
+
+
+_SEALED_BY = text(
+    """
+    SELECT kind, encode(mark, 'hex') AS mark, count(*) AS n FROM (
+        SELECT 'campaigns' AS kind, id, substr(data_key, 1, :bytes) AS mark FROM campaign
+        UNION SELECT 'accounts', id, substr(email_sealed, 1, :bytes) FROM account
+        UNION SELECT 'accounts', id, substr(totp_sealed, 1, :bytes) FROM account
+        UNION SELECT 'sessions', id, substr(totp_sealed, 1, :bytes) FROM web_session WHERE totp_sealed IS NOT NULL
+        UNION SELECT 'callbacks', id, substr(secret_sealed, 1, :bytes) FROM callback
+    ) sealed
+    WHERE mark IS NOT NULL GROUP BY kind, mark ORDER BY kind, mark
+    """
+)
+
+
+def sealed_by(session: Session) -> dict[str, dict[str, int]]:
+    """How much each master key has sealed: rows by kind, then by the key's fingerprint."""
+    found: dict[str, dict[str, int]] = {"campaigns": {}, "accounts": {}, "sessions": {}, "callbacks": {}}
+    for row in session.execute(_SEALED_BY, {"bytes": MARK_BYTES}):
+        found[row.kind][row.mark] = row.n
+    return found
 
 
 def settle_alone(session: Session, *, wait: bool = True) -> bool:

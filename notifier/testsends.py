@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from notifier import notices, store
 from notifier.addresses import WORDS, check_email, check_phone
-from notifier.errors import ConflictError, InputError, NotFoundError, NotifierError
+from notifier.errors import ConflictError, InputError, NotFoundError, NotifierError, SealingError
 from notifier.models import Campaign, TestSend
 from notifier.notices import MAX_SUBJECT, Frozen
 from notifier.providers.base import Kind, Message, Outcome, Provider
@@ -347,7 +347,9 @@ class TestSender:
                 reply_to=claimed.email,
             )
         except NotifierError as error:
-            return Outcome(Kind.REFUSED, "unreadable", raw=type(error).__name__)
+            # Without the key, what is kept of it could not be sealed either.
+            raw = "" if isinstance(error, SealingError) else type(error).__name__
+            return Outcome(Kind.REFUSED, "unreadable", raw=raw)
         try:
             outcome = await self.provider.send(message)
         except Exception as error:  # noqa: BLE001 - a provider's bug must end in a state, not in a lost row

@@ -38,7 +38,7 @@ STEPS = {
     "following",
 }
 #: the one place above the steps, and beside it the acts on lists
-ACTS = {"acts", "lists"}
+ACTS = {"acts", "lists", "keys"}
 #: what edges and workers ask before they start, and what edges show of how all stands
 START = {"startup", "watching"}
 

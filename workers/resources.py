@@ -135,7 +135,7 @@ class Resources(Middleware):
                 writer=writer,
                 governor=limits,
                 owner=self.owner,
-                reference=lambda number: receipts.reference(settings.master, number),
+                reference=receipts.reference,
                 default_language=profile.languages[0],
                 receiver_of=known.of_address if channel is Channel.EMAIL else lambda _: "",
             )

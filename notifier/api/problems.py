@@ -26,6 +26,7 @@ from notifier.errors import (
     IncompleteNotice,
     InputError,
     ListError,
+    MissingKeyError,
     MoveError,
     NotFoundError,
     NotifierError,
@@ -59,6 +60,7 @@ _OF_ERROR: tuple[tuple[type[NotifierError], int, str], ...] = (
     (NotFoundError, 404, "not-found"),
     (ForbiddenError, 403, "forbidden"),
     (ServiceError, 503, "unavailable"),
+    (MissingKeyError, 503, "unavailable"),
 )
 _OF_STATUS = {
     400: "bad-request",

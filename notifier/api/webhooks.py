@@ -22,7 +22,7 @@ from notifier import receipts
 from notifier.api import problems
 from notifier.api.auth import Context, Held
 from notifier.api.problems import documented
-from notifier.errors import NotFoundError, SealingError
+from notifier.errors import MissingKeyError, NotFoundError, SealingError
 from notifier.receipts import Left
 
 log = structlog.get_logger()
@@ -97,7 +97,7 @@ async def take_receipt(provider: Name, reference: Name, held: Held, request: Req
     try:
         return await _stored(held, store)
     except SealingError as error:
-        # Its reference is genuine, so the key is: the people of this campaign have been erased.
+        # Its reference is genuine: the people of this campaign have been erased.
         raise NotFoundError("This delivery has been erased.") from error
 
 
@@ -108,14 +108,18 @@ async def _stored(held: Context, store: Callable[[Session], None]) -> Response:
         with held.database.staff() as session:
             store(session)
 
+    # Brevo's guide says that it throws away what was answered by a 4xx but 429, and can be read so that any
+    # 5xx too (developers.brevo.com/docs/retry-mechanism, read 2026-11-25).
+    again = {"Retry-After": str(problems.RETRY_AFTER_S)}
     try:
         await run_in_threadpool(in_transaction)
+    except MissingKeyError as error:
+        # Another process, or this one with the right keys, can take it.
+        log.error("master_key_missing", reason=error.message)
+        return problems.answer(429, "unavailable", "It could not be stored. Send it again.", headers=again)
     except SQLAlchemyError as error:
         answer = problems.of_database_error(error)
         if answer.status_code < 500:
             return answer
-        # Brevo's guide says that it throws away what was answered by a 4xx but 429, and can be read so that any
-        # 5xx too (developers.brevo.com/docs/retry-mechanism, read 2026-11-25).
-        again = {"Retry-After": str(problems.RETRY_AFTER_S)}
         return problems.answer(429, "unavailable", "It could not be stored. Send it again.", headers=again)
     return Response(status_code=204)

@@ -41,6 +41,7 @@ COMMANDS = {
     "queue": Lazy("notifier.cli.queue:app", "See whether everything moves; stop and let go on."),
     "provider": Lazy("notifier.cli.provider:app", "See who carries email and SMS, and who is on hold."),
     "key": Lazy("notifier.cli.key:app", "Make and revoke keys for the API."),
+    "keys": Lazy("notifier.cli.keys:app", "See what each master key seals; change it."),
     "user": Lazy("notifier.cli.user:app", "Invite who signs in to the pages; reset and revoke."),
     "journal": Lazy("notifier.cli.journal:app", "See who did what, and check that it was not changed since."),
     "migrate": Lazy("notifier.cli.processes:migrate", "Bring the database to this version's tables."),

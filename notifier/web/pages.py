@@ -60,6 +60,7 @@ from notifier.errors import (
     ConflictError,
     ForbiddenError,
     InputError,
+    MissingKeyError,
     NotFoundError,
     NotifierError,
     ServiceError,
@@ -458,8 +459,7 @@ async def _form(visit: Visit) -> FormData:
         raise ForbiddenError("The form came from another site.")
     form = await request.form(max_files=10, max_fields=10_000)
     shown = request.headers.get(CSRF_HEADER) or form.get(CSRF_FIELD, "")
-    expected = accounts.csrf_token(site.settings.master, visit.token)
-    if not isinstance(shown, str) or not secrets.compare_digest(shown.encode(), expected.encode()):
+    if not isinstance(shown, str) or not accounts.is_csrf_token(site.settings.master, visit.token, shown):
         await form.close()
         raise ForbiddenError("The form is out of date.")
     return form
@@ -471,6 +471,7 @@ _STATUS: tuple[tuple[type[NotifierError], int], ...] = (
     (ConflictError, 409),
     (InputError, 422),
     (ServiceError, 503),
+    (MissingKeyError, 503),
 )
 
 

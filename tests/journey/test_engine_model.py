@@ -286,7 +286,7 @@ class World:
                 writer=writer,
                 governor=self.governor,
                 owner="model",
-                reference=lambda number: receipts.reference(self.settings.master, number),
+                reference=receipts.reference,
                 default_language=self.profile.languages[0],
                 jitter=lambda: 0.5,
             )

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notifier.errors import SealingError, SettingsError
-from notifier.sealing import BLIND_BYTES, MasterKey
+from notifier.errors import MissingKeyError, SealingError, SettingsError
+from notifier.sealing import BLIND_BYTES, MasterKey, mark_of
 
 MASTER = MasterKey(bytes(range(32)))
 KEY = MASTER.open_data_key(MASTER.new_data_key(1), 1)
@@ -55,7 +55,43 @@ def test_the_blind_index_is_equal_for_equal_values_of_one_campaign_only():
     assert len(KEY.blind(b"")) == BLIND_BYTES
 
 
-def test_a_reference_is_signed_and_a_changed_one_is_refused():
+def test_a_message_is_named_the_same_by_its_campaigns_key_and_by_no_other():
+    signature = KEY.sign("17")
+    assert KEY.check("17", signature)
+    assert not KEY.check("18", signature)
+    assert not KEY.check("17", "é")
+    assert not MASTER.open_data_key(MASTER.new_data_key(2), 2).check("17", signature)
+    assert signature.encode() not in KEY.blind(b"17").hex().encode()
+
+
+def test_a_former_key_opens_and_checks_and_never_seals_or_signs():
+    old, new = MasterKey(bytes(range(32))), MasterKey(b"n" * 32)
+    both = MasterKey(new.key, (old.key,))
+    assert both.open_data_key(old.new_data_key(1), 1).blind(b"") != KEY.blind(b"")
+    sealed = old.key_for(b"accounts").seal(b"value", b"p")
+    assert both.key_for(b"accounts").open(sealed, b"p") == b"value"
+    with pytest.raises(MissingKeyError, match=mark_of(sealed)):
+        new.key_for(b"accounts").open(sealed, b"p")
+    assert both.check("webhook", "17", old.sign("webhook", "17"))
+    assert both.check("webhook", "17", new.sign("webhook", "17"))
+    assert not both.check("webhook", "17", MasterKey(bytes(32)).sign("webhook", "17"))
+    assert both.sign("webhook", "17") == new.sign("webhook", "17")
+    assert mark_of(both.new_data_key(1)) == mark_of(both.key_for(b"x").seal(b"", b"")) == new.fingerprint
+    assert both.key_for(b"x").blind(b"v") == new.key_for(b"x").blind(b"v")
+    assert both.key_for(b"x").blinds(b"v") == [one.key_for(b"x").blind(b"v") for one in (new, old)]
+    assert old.key.hex() not in repr(both)
+
+
+def test_a_data_key_wrapped_again_is_the_same_key_and_only_its_own_campaigns():
+    old, new = MASTER, MasterKey(b"n" * 32)
+    sealed = old.new_data_key(1)
+    again = MasterKey(new.key, (old.key,)).wrap_again(sealed, 1)
+    assert new.open_data_key(again, 1).blind(b"v") == old.open_data_key(sealed, 1).blind(b"v")
+    with pytest.raises(SealingError):
+        MasterKey(new.key, (old.key,)).wrap_again(sealed, 2)
+
+
+def test_an_address_is_signed_and_a_changed_one_is_refused():
     signature = MASTER.sign("delivery", "17")
     assert MASTER.check("delivery", "17", signature)
     assert not MASTER.check("delivery", "18", signature)
@@ -67,3 +103,5 @@ def test_a_reference_is_signed_and_a_changed_one_is_refused():
 def test_a_key_of_the_wrong_length_is_refused():
     with pytest.raises(SettingsError, match="32 bytes"):
         MasterKey(b"short")
+    with pytest.raises(SettingsError, match="32 bytes"):
+        MasterKey(bytes(32), (b"short",))

@@ -90,7 +90,7 @@ class Engine:
             writer=self.writer,
             governor=Unlimited(),
             owner="test",
-            reference=lambda number: receipts.reference(current.master, number),
+            reference=receipts.reference,
             default_language=profile.languages[0],
         )
 

@@ -592,7 +592,7 @@ def _accounts() -> None:
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
         sa.Column("purpose", sa.Text(), nullable=False),
         sa.Column("account_id", sa.BigInteger(), nullable=True),
-        sa.Column("email_blind", sa.LargeBinary(), nullable=True),
+        sa.Column("email_blinds", sa.ARRAY(sa.LargeBinary()), nullable=True),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("tries", sa.SmallInteger(), server_default="0", nullable=False),

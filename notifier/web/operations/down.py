@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from notifier import following
 from notifier.accounts import STAFF, Role
-from notifier.errors import NotFoundError, SealingError
+from notifier.errors import MissingKeyError, NotFoundError, SealingError
 from notifier.following import PAGE
 from notifier.states import Campaign as State
 from notifier.states import Channel
@@ -149,6 +149,8 @@ def unmask(visit: Visit) -> Response:
                 actor=visit.actor,
                 reason=reason,
             )
+    except MissingKeyError:
+        raise
     except SealingError:
         return _life(visit, wrong=visit.say("operations.erased"), status=409)
     return _life(visit, contact=contact)

@@ -140,8 +140,13 @@ def about(reference: str, word: str = "delivered") -> dict[str, object]:
 def emails(database: Database, world: World, master: MasterKey) -> list[str]:
     """The references of the emails of doctor 1's campaign."""
     with database.staff() as session:
-        numbers = session.scalars(text("SELECT id FROM delivery WHERE channel = 'email' ORDER BY id")).all()
-    return [receipts.reference(master, number) for number in numbers]
+        rows = session.execute(
+            text(
+                "SELECT d.id, c.id AS campaign_id, c.data_key FROM delivery d JOIN campaign c ON c.id = d.campaign_id "
+                "WHERE channel = 'email' ORDER BY d.id"
+            )
+        ).all()
+    return [receipts.reference(master.open_data_key(row.data_key, row.campaign_id), row.id) for row in rows]
 
 
 @pytest.mark.parametrize(
