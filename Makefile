@@ -57,7 +57,7 @@ lock: install-dev  ## renew both lock files (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" --extra build --extra rehearsal pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-		--custom-compile-command "make lock" --extra build --extra rehearsal --extra dev pyproject.toml \
+		--custom-compile-command "make lock" --extra build --extra rehearsal --extra otel --extra dev pyproject.toml \
 		-c requirements.lock -o requirements-dev.lock
 
 clean:  ## remove the environment and caches; data in var/ stays

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from notifier import approving, composing, controlling, fanout, importing, profiles, store
+from notifier import approving, composing, controlling, fanout, importing, profiles, store, tracing
 from notifier.addresses import check_email
 from notifier.composing import Composed, Facts, Preview
 from notifier.errors import ConflictError, InputError, NotFoundError
@@ -25,6 +25,7 @@ from notifier.profiles import Profile
 from notifier.settings import Settings
 from notifier.states import Campaign as State
 from notifier.states import Variant
+from notifier.tracing import Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +204,13 @@ def approve(
     session: Session, settings: Settings, campaign_id: int, *, expected_hash: str, actor: str, now: datetime
 ) -> Campaign:
     """Freezes the text the approver saw; on IncompleteNotice, ConflictError or MoveError nothing changes."""
+    with tracing.span("approve", campaign_id):
+        return _approve(session, settings, campaign_id, expected_hash, actor, now)
+
+
+def _approve(
+    session: Session, settings: Settings, campaign_id: int, expected_hash: str, actor: str, now: datetime
+) -> Campaign:
     campaign = controlling.locked(session, campaign_id)
     try:
         expected = bytes.fromhex(expected_hash)
@@ -229,4 +237,9 @@ def approve(
 
 def start(session: Session, campaign_id: int, *, actor: str, now: datetime) -> int:
     """Fans out an approved campaign and lets it send; returns the number of deliveries."""
-    return fanout.start(session, campaign_id, actor=actor, now=now)
+    with tracing.span(
+        "start", campaign_id, Operation.CREATE, system="patient_notifier", destination="delivery"
+    ) as span:
+        made = fanout.start(session, campaign_id, actor=actor, now=now)
+        span.messages(made)
+    return made

@@ -8,6 +8,7 @@ delivery by the reference the message carried. Either finds its row even if our 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ from typing import TypeVar
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
-from notifier import store
+from notifier import store, tracing
 from notifier.errors import InputError, NotFoundError
 from notifier.providers.base import AccountReceiptParser, Event, Receipt, ReceiptParser
 from notifier.schedule import Rules, after_receipt
 from notifier.sealing import DataKey, MasterKey
 from notifier.states import Channel, sources
 from notifier.states import Delivery as DeliveryState
+from notifier.tracing import Operation
 
 T = TypeVar("T")
 
@@ -262,7 +264,7 @@ _UNAPPLIED = text(
 #: With the row locked, so that a worker's write and ours follow one another.
 _LOCK = text(
     """
-    SELECT d.id, d.state, d.tries, d.receipt_at, d.channel
+    SELECT d.id, d.state, d.tries, d.receipt_at, d.channel, d.campaign_id
     FROM delivery d WHERE d.id = ANY(:ids) ORDER BY d.id FOR UPDATE
     """
 )
@@ -317,6 +319,7 @@ _APPLIED = text(
 
 def apply(session: Session, rules_of: Callable[[Channel], Rules], *, now: datetime, limit: int = 500) -> int:
     """Applies stored receipts that were not yet; returns how many were looked at."""
+    began = time.time_ns()
     waiting = session.execute(_UNAPPLIED, {"limit": limit}).all()
     if not waiting:
         return 0
@@ -351,7 +354,25 @@ def apply(session: Session, rules_of: Callable[[Channel], Rules], *, now: dateti
     if retried:
         store.doubt_informed(session, retried, now=now)
     _mark(session, effects, now)
+    if tracing.is_on():
+        campaigns = {row.id: row.campaign_id for row in rows}
+        _trace(Counter(campaigns[row.delivery_id] for row in waiting), began)
     return len(effects)
+
+
+def _trace(applied: Counter[int], began_ns: int) -> None:
+    """One span for each campaign that the batch is about, in that campaign's trace."""
+    for campaign_id, receipts in applied.items():
+        span = tracing.span(
+            "apply",
+            campaign_id,
+            Operation.PROCESS,
+            system="patient_notifier",
+            destination="receipt",
+            started_ns=began_ns,
+        )
+        span.messages(receipts)
+        span.end()
 
 
 @dataclass(slots=True)

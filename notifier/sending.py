@@ -25,7 +25,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from notifier import notices, store
+from notifier import notices, store, tracing
 from notifier.errors import MissingKeyError, NotifierError, SealingError
 from notifier.notices import Frozen, Stored
 from notifier.providers.base import (
@@ -43,6 +43,7 @@ from notifier.sealing import DataKey, MasterKey
 from notifier.settings import Engine
 from notifier.states import Channel, Delivery
 from notifier.store import AsyncDatabase, Claim, Claimed, Controls, Result
+from notifier.tracing import Operation, Span
 
 log = structlog.get_logger()
 
@@ -172,7 +173,7 @@ class Ticket:
         self._flying.update(ids)
         self._unwritten += len(self._flying) - before
 
-    def landed(self, delivery_id: int) -> None:
+    def landed(self, delivery_id: int, result: Result | None = None) -> None:
         """A call has ended, or was not made; its result is to be written."""
         self._flying.discard(delivery_id)
         self._moved.set()
@@ -200,6 +201,47 @@ class Ticket:
         while self._unwritten:
             self._moved.clear()
             await self._moved.wait()
+
+
+class TracedTicket(Ticket):
+    """One whose groups are seen in the campaign's trace: from the mark to the end of the last call."""
+
+    __slots__ = ("_campaign_id", "_group_of", "_provider")
+
+    def __init__(self, campaign_id: int, provider: str) -> None:
+        super().__init__()
+        self._campaign_id = campaign_id
+        self._provider = provider
+        self._group_of: dict[int, _Group] = {}
+
+    def add(self, ids: Iterable[int]) -> None:
+        ids = list(ids)
+        super().add(ids)
+        if ids:
+            span = tracing.span("send", self._campaign_id, Operation.SEND, system=self._provider)
+            span.messages(len(ids))
+            self._group_of |= dict.fromkeys(ids, _Group(span, len(ids)))
+
+    def landed(self, delivery_id: int, result: Result | None = None) -> None:
+        super().landed(delivery_id)
+        if group := self._group_of.pop(delivery_id, None):
+            group.landed(result)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Rows that were marked together, until the last of their calls has ended."""
+
+    span: Span
+    left: int
+    ended: Counter[str] = field(default_factory=Counter)
+
+    def landed(self, result: Result | None) -> None:
+        self.left -= 1
+        self.ended["not_sent" if result is None or result.code == "not_sent" else result.outcome] += 1
+        if not self.left:
+            self.span.set(**self.ended)
+            self.span.end()
 
 
 class Writer:
@@ -395,7 +437,7 @@ class Sender:
             self._write(job, self._closed(job, outcome))
 
     def _write(self, job: Job, result: Result) -> None:
-        job.ticket.landed(job.row.id)
+        job.ticket.landed(job.row.id, result)
         self.writer.write(result, job.ticket)
 
     async def work(self, campaign_id: int, epoch: int, rows: int | None = None) -> int:
@@ -404,6 +446,15 @@ class Sender:
         Any error about one row ends in that row's state. A campaign whose texts are not the approved ones is
         paused. An error of the database ends the ticket, and its unsent rows are given back.
         """
+        queue = str(self.provider.channel)
+        with tracing.span("ticket", campaign_id, Operation.PROCESS, system="dramatiq", destination=queue) as span:
+            claimed = await self._work(campaign_id, epoch, rows)
+            span.messages(claimed)
+            if not claimed:
+                span.drop()
+        return claimed
+
+    async def _work(self, campaign_id: int, epoch: int, rows: int | None) -> int:
         if self.draining.is_set():
             return 0
         wanted = max(self.engine.claim_rows, self._batch_size())
@@ -478,7 +529,7 @@ class Sender:
                 )
 
     async def _send_all(self, campaign_id: int, texts: CampaignTexts, claim: Claim) -> None:
-        ticket = Ticket()
+        ticket = TracedTicket(campaign_id, self.provider.name) if tracing.is_on() else Ticket()
         rows = deque(claim.rows)
         group: list[Claimed] = []
         now = asyncio.get_running_loop().time

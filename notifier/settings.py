@@ -194,6 +194,15 @@ class Callbacks(_Group):
     give_up_after_h: PositiveFloat = 120
 
 
+class Tracing(_Group):
+    """OpenTelemetry traces; none without `endpoint`."""
+
+    #: a collector that takes OTLP over HTTP: its address without `/v1/traces`
+    endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    #: of so large a share of the campaigns, whole ones
+    share: Annotated[float, Field(gt=0, le=1)] = 1
+
+
 class Settings(BaseSettings):
     """Everything a deployer can set; each key has a sentence in `config/settings.toml`."""
 
@@ -239,6 +248,7 @@ class Settings(BaseSettings):
     web: Web = Web()
     oidc: Oidc = Oidc()
     callbacks: Callbacks = Callbacks()
+    tracing: Tracing = Tracing()
 
     @classmethod
     def settings_customise_sources(

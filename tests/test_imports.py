@@ -19,7 +19,7 @@ GROUND = (
     | LISTS
     | {"settings", "profiles", "sealing", "models", "store", "receivers", "breakers", "standing", "providers.base"}
 )
-GROUND |= {"copying", "reaching"}
+GROUND |= {"copying", "reaching", "tracing"}
 STEPS = {
     "importing",
     "composing",

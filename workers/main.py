@@ -19,7 +19,7 @@ import dramatiq
 import structlog
 from dramatiq.asyncio import get_event_loop_thread
 
-from notifier import logs, settings, startup, store
+from notifier import logs, settings, startup, store, tracing
 from notifier.errors import NotifierError, SettingsError
 from notifier.settings import Settings
 from notifier.states import Channel
@@ -86,6 +86,7 @@ def _run(
     deadline.start()
     # Half for the calls in flight, the rest for closing: dramatiq applies it to workers and consumers each.
     worker.stop(timeout=int(settings.engine.shutdown_s * 1000 / 3))
+    tracing.stop()
     _leave("worker_stopped", 0)
 
 
@@ -145,6 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         startup.check_master_key(database, master)
         database.dispose()
+        tracing.start(current, options.role)
         channels = tuple(Channel(name) for name in options.channel or Channel)
         match options.role:
             case "worker":
@@ -158,6 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     except NotifierError as error:
         print(error.message, file=sys.stderr)  # noqa: T201 - a person starts it
         return 1
+    tracing.stop()
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from notifier import logs, settings, startup, store
+from notifier import logs, settings, startup, store, tracing
 from notifier.api.server import serve
 from notifier.errors import NotifierError
 
@@ -20,7 +20,9 @@ def main() -> int:
             startup.check_master_key(database, current.master)
         finally:
             database.dispose()
+        tracing.start(current, "api")
         serve(current)
+        tracing.stop()
     except NotifierError as error:
         print(error.message, file=sys.stderr)  # noqa: T201 - a person starts it
         return 1

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from notifier import __version__
+from notifier import __version__, tracing
 from notifier.cli import common
 
 
@@ -81,8 +81,11 @@ class LazyGroup(TyperGroup):
         return name, load(str(name)), rest
 
     def invoke(self, ctx: Any) -> Any:
-        with common.errors_said_plainly(ctx):
-            return super().invoke(ctx)
+        try:
+            with common.errors_said_plainly(ctx):
+                return super().invoke(ctx)
+        finally:
+            tracing.stop()
 
 
 # Locals in a traceback could show a person.

@@ -77,7 +77,7 @@ def complete_environment(data_dir: Path) -> dict[str, str]:
 
 def environment() -> Settings:
     """The settings of a command, completed as `complete_environment` does."""
-    from notifier import logs, settings
+    from notifier import logs, settings, tracing
 
     current = settings.load()
     logs.configure("warning")  # the command's own words say what happens
@@ -87,7 +87,10 @@ def environment() -> Settings:
         "REDIS_URL": "redis_url",
         "NOTIFIER_MASTER_KEY_FILE": "master_key_file",
     }
-    return settings.load(**{names[name]: value for name, value in missing.items()}) if missing else current
+    if missing:
+        current = settings.load(**{names[name]: value for name, value in missing.items()})
+    tracing.start(current, "cli")
+    return current
 
 
 def _missing(current: Settings) -> dict[str, str]:
