@@ -22,14 +22,14 @@ from sqlalchemy.orm import Session
 
 from notifier import store
 from notifier.errors import ConflictError, InputError, NotFoundError
-from notifier.models import Callback
+from notifier.models import Callback, Doctor
 from notifier.sealing import MasterKey
 
 #: patients told of at once
 MOST_PATIENTS = 1000
 #: rows looked at for one answer; each names at most 500 patients
 _ROWS = 200
-_CURSOR = re.compile(r"(\d{1,19})-(\d{1,19})")
+CURSOR = "^([0-9]{1,19})-([0-9]{1,19})$"
 _SECRET_PREFIX = "whsec_"  # noqa: S105 - what each secret begins with (Standard Webhooks)
 _CALLBACKS, _PURPOSE = b"callbacks", b"callback.secret"
 #: callbacks of one doctor, or of operations
@@ -49,7 +49,7 @@ class Cursor(NamedTuple):
     @classmethod
     def parse(cls, value: str) -> Cursor:
         """Raises InputError for what is none."""
-        found = _CURSOR.fullmatch(value)
+        found = re.fullmatch(CURSOR, value)
         if found is None or max(map(int, found.groups())) >= 2**63:
             raise InputError("`after` is no cursor: give the `next` of the last answer, or leave it away.")
         return cls(int(found[1]), int(found[2]))
@@ -159,9 +159,12 @@ def create(
 ) -> Made:
     """An address that hears of every change from now on. `doctor_id` None: of all doctors.
 
-    Raises InputError for an address that cannot be one, ConflictError if there are too many already.
+    Raises InputError for an address that cannot be one, NotFoundError for a doctor there is not, ConflictError if
+    there are too many already.
     """
     checked = check_url(url, allow_private=allow_private)
+    if doctor_id is not None and session.get(Doctor, doctor_id) is None:
+        raise NotFoundError(f"There is no doctor {doctor_id}.")
     mine = text("SELECT count(*) FROM callback WHERE doctor_id IS NOT DISTINCT FROM :doctor_id")
     if session.execute(mine, {"doctor_id": doctor_id}).scalar_one() >= MOST_CALLBACKS:
         raise ConflictError(f"There are {MOST_CALLBACKS} callbacks already: delete one first.")

@@ -43,6 +43,23 @@ Errors are problems (RFC 9457). Listings come in pages: hand `next` back as `cur
 `Idempotency-Key` acts once however often it is sent. No answer holds a patient's name or contact, but for what a
 caller has just sent: report, corrections and suggestions of a list are made from that file and kept nowhere.
 """
+_LICENCE = {"name": "Apache License 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}
+#: what the routes are about, in the order in which they are needed
+_TAGS = {
+    "Incidents": "A breach, and the facts that notices are composed from.",
+    "Doctors": "Who is responsible for the data and signs the notices.",
+    "Campaigns": "One doctor's notification of one incident, from draft to its end.",
+    "Lists": "Files that say who is affected: looked at, imported, corrected.",
+    "Patients": "Where each affected person stands, without a name.",
+    "Deliveries": "Each notice to one contact: its attempts, its receipts, and sending it again.",
+    "Changes": "For programs that follow: what has changed, and a whole campaign at once.",
+    "Callbacks": "Being told of changes instead of asking.",
+    "Evidence": "Letters, calls, who was told otherwise, and the proof file. These name people.",
+    "Holds": "Stopping everything, a channel or a provider at once.",
+    "Keys": "API keys.",
+    "Webhooks": "Where providers report.",
+    "Health": "Whether it lives and works, and numbers for Prometheus.",
+}
 _CONNECT_TIMEOUT_S = "5"
 #: threads of the server, each with one transaction at a time
 _CONNECTIONS = 20
@@ -54,7 +71,14 @@ class Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             document = get_openapi(
-                title=self.title, version=self.version, description=self.description, routes=self.routes
+                title=self.title,
+                version=self.version,
+                description=self.description,
+                routes=self.routes,
+                tags=self.openapi_tags,
+                servers=self.servers,
+                contact=self.contact,
+                license_info=self.license_info,
             )
             reference = "#/components/schemas/{model}"
             schema = problems.Problem.model_json_schema(ref_template=reference, mode="serialization")
@@ -87,6 +111,10 @@ def create_app(settings: Settings) -> FastAPI:
         version=notifier.__version__,
         description=_ABOUT,
         lifespan=lifespan,
+        openapi_tags=[{"name": name, "description": about} for name, about in _TAGS.items()],
+        servers=[{"url": "/", "description": "This deployment."}],
+        contact={"name": settings.web.service, "url": settings.public_url},
+        license_info=_LICENCE,
         # Their pages load scripts from elsewhere; openapi.json is served.
         docs_url=None,
         redoc_url=None,

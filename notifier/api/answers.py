@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     StringConstraints,
 )
 
@@ -25,32 +26,57 @@ from notifier.states import Delivery as DeliveryState
 
 #: the largest number that JSON carries exactly everywhere (RFC 8259 §6)
 _LARGEST = 2**53 - 1
-#: a number of ours in a path, a query, a body
-PathId = Annotated[int, Path(ge=1, le=_LARGEST)]
+#: a number of ours in a path, in a query
+PathId = Annotated[int, Path(ge=1, le=_LARGEST, description="Its `id`.")]
 Id = Annotated[int, Field(ge=1, le=_LARGEST)]
-BodyId = Annotated[int, Field(ge=1, le=_LARGEST, strict=True)]
 #: always in UTC
 Instant = Annotated[datetime, AfterValidator(lambda value: value.astimezone(UTC))]
 #: bytes in hexadecimal
 Hex = Annotated[str, BeforeValidator(lambda value: value.hex() if isinstance(value, bytes) else value)]
-#: controls, invisible and BiDi marks, halves of letters, line and paragraph separators (Unicode, table 4-4)
-_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Regular expressions that Python reads as those do who read our OpenAPI document (ECMAScript): no \s, no \p{…}.
+#: controls, invisible and BiDi marks, line and paragraph separators (Unicode, table 4-4: Cc, Cf, Zl, Zp)
+_SEEN = (
+    r"^[^\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001-\U000e007f]*$"
+)
+_NO_NUL = r"^[^\x00]*$"
+#: something else than spaces and line ends of all kinds
+_SOMETHING = r"[^\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 
 
-def _seen(value: str) -> str:
-    if any(unicodedata.category(character) in _UNSEEN for character in value):
-        raise ValueError("one line without control, invisible or direction characters is needed")
-    return value
+def _whole(value: object) -> object:
+    # 17.0 is an integer too, and some programs write it so (JSON Schema 2020-12, validation §6.1.1).
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _shown(longest: int, pattern: str) -> Any:
+    return Field(
+        min_length=1,
+        max_length=longest,
+        json_schema_extra={"pattern": pattern, "allOf": [{"pattern": _SOMETHING}]},
+    )
+
+
+def _checked(pattern: str, wanted: str) -> AfterValidator:
+    """Takes the spaces around a text away. What it refuses stands in the document by `_shown`."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None or re.search(_SOMETHING, value) is None:
+            raise ValueError(f"{wanted} is needed")
+        return value.strip()
+
+    return AfterValidator(check)
+
+
+#: a number of ours in a body
+BodyId = Annotated[int, Field(ge=1, le=_LARGEST, strict=True), BeforeValidator(_whole)]
 #: one line in which every character is seen
 Line = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300), AfterValidator(_seen)
+    str, _shown(300, _SEEN), _checked(_SEEN, "one line without control, invisible or direction characters")
 ]
 #: some sentences of a person
-Words = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=r"^[^\x00]*$")
-]
+Words = Annotated[str, _shown(500, _NO_NUL), _checked(_NO_NUL, "a text without NUL characters")]
 
 
 class Heard(BaseModel):
@@ -95,7 +121,7 @@ class NewIncident(Heard):
     """A breach to tell patients of."""
 
     reference: Line
-    profile: Line
+    profile: Annotated[Line, Field(examples=["eu-gdpr-fr"])]
     """A legal profile of this deployment: "eu-gdpr-fr"."""
     facts: dict[str, Any] = {}
     """What the notices are composed from; may be completed later."""
@@ -123,8 +149,8 @@ class NewDoctor(Heard):
     name: Line
     practice: Line
     address: Line
-    phone: Line
-    email: Line
+    phone: Annotated[Line, Field(examples=["01 99 00 12 34"])]
+    email: Annotated[Line, Field(examples=["practice@example.org"], json_schema_extra={"format": "email"})]
 
 
 class Doctor(Said):
@@ -389,7 +415,7 @@ class Doubt(Said):
 class NewDecision(Heard):
     """Whether two patients are one person."""
 
-    same: bool
+    same: StrictBool
     other: BodyId | None = None
     """The other patient, where there are several."""
 

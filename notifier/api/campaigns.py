@@ -30,8 +30,11 @@ class CampaignQuery(Paging):
     """Which campaigns to list."""
 
     incident: Id | None = None
+    """Only of this incident."""
     doctor: Id | None = None
+    """Only of this doctor."""
     state: State | None = None
+    """Only in this state."""
 
 
 @router.post(
@@ -101,6 +104,7 @@ class PreviewQuery(answers.Heard):
         str | None, Field(pattern="^[a-z]{2}$", description="By default the first the patients need.")
     ] = None
     variant: Variant | None = None
+    """By default the first the patients need."""
 
 
 @router.get(
@@ -134,7 +138,7 @@ def preview_notice(
 class NewTest(answers.Heard):
     """Where to send the notice as it stands: an address of your own."""
 
-    to: Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, max_length=320)]
+    to: Annotated[str, StringConstraints(min_length=3, max_length=320), Field(examples=["me@example.org"])]
     """An email address or a mobile number."""
     channel: Channel | None = None
     """By default what the address is."""

@@ -23,7 +23,15 @@ from notifier.models import ApiKey, Hold
 holds = APIRouter(prefix="/api/v1/holds", tags=["Holds"], responses=documented(401, 403, 422, 503))
 keys = APIRouter(prefix="/api/v1/keys", tags=["Keys"], responses=documented(401, 403, 422, 503))
 
-Scope = Annotated[str, Path(max_length=60, description='"everything", "channel:sms" or "provider:<name>".')]
+Scope = Annotated[
+    str,
+    Path(
+        max_length=60,
+        description='"everything", "channel:sms" or "provider:<name>".',
+        json_schema_extra={"enum": list(controlling.SCOPES)},
+    ),
+]
+Stopped = Annotated[str, Path(max_length=60, description="What stands in the list of holds.")]
 
 
 @holds.get("", summary="List what is on hold", response_model=list[answers.Hold])
@@ -52,7 +60,7 @@ def set_hold(scope: Scope, new: answers.NewHold, caller: Operations) -> answers.
 
 
 @holds.delete("/{scope}", summary="Let a scope go on", status_code=204, responses=documented(404))
-def lift_hold(scope: Scope, caller: Operations) -> Response:
+def lift_hold(scope: Stopped, caller: Operations) -> Response:
     """What waited is sent; nothing is lost by a hold."""
     with caller.transaction() as session:
         controlling.lift(session, scope, actor=caller.actor)

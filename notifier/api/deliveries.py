@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, StrictBool, model_validator
+from pydantic.config import JsonDict
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
+from starlette.convertors import Convertor, register_url_convertor
 
 from notifier import controlling, store
 from notifier.api import answers
@@ -26,6 +28,21 @@ from notifier.states import Channel, Outcome
 from notifier.states import Delivery as DeliveryState
 
 patients = APIRouter(prefix="/api/v1", tags=["Patients"], responses=documented(401, 404, 422, 503))
+
+
+class _Number(Convertor[str]):
+    """Digits alone, so that a GET of `/replay` is a method not allowed, and not a delivery of that name."""
+
+    regex = "[0-9]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("number", _Number())
 deliveries = APIRouter(prefix="/api/v1/deliveries", tags=["Deliveries"], responses=documented(401, 422, 503))
 
 
@@ -33,14 +50,18 @@ class PatientQuery(Paging):
     """Which patients to list."""
 
     outcome: Outcome | None = None
+    """Only those who stand here."""
 
 
 class DeliveryQuery(Paging):
     """Which deliveries to list."""
 
     campaign: Id | None = None
+    """Only of this campaign."""
     channel: Channel | None = None
+    """Only over this channel."""
     state: DeliveryState | None = None
+    """Only in this state."""
 
 
 @patients.get(
@@ -100,15 +121,30 @@ def list_deliveries(known: Known, asked: Annotated[DeliveryQuery, Query()]) -> P
 # --- sending again; these paths stand before that of one delivery -----------------------------------------
 
 
+def _either(*nulls_of_numbers: str) -> JsonDict:
+    """What `_is_one_of_both` asks, for the OpenAPI document: a null is as good as nothing."""
+    null: JsonDict = {"type": "null"}
+    numbers: JsonDict = {"deliveries": {"type": "array"}, **dict.fromkeys(("campaign", *nulls_of_numbers), null)}
+    campaign: JsonDict = {"deliveries": null, "campaign": {"type": "integer"}}
+    return {
+        "oneOf": [
+            {"required": ["deliveries"], "properties": numbers},
+            {"required": ["campaign"], "properties": campaign},
+        ]
+    }
+
+
 class ChosenDeliveries(answers.Heard):
     """Some deliveries by their numbers, or all of one campaign."""
+
+    model_config = ConfigDict(json_schema_extra=_either())
 
     deliveries: Annotated[list[BodyId], Field(min_length=1, max_length=1000)] | None = None
     campaign: BodyId | None = None
     """Instead of numbers."""
     reason: Words
     """Kept in the journal."""
-    dry_run: bool = False
+    dry_run: StrictBool = False
     """Only say what would be done."""
 
     @model_validator(mode="after")
@@ -121,18 +157,20 @@ class ChosenDeliveries(answers.Heard):
 class Release(ChosenDeliveries):
     """What was set aside and is to be sent again."""
 
-    even_told: bool = False
+    even_told: StrictBool = False
     """Also to those whom another message told, or is about to tell."""
 
 
 class Replay(Release):
     """What has failed and is to be sent again."""
 
+    model_config = ConfigDict(json_schema_extra=_either("code"))
+
     state: Annotated[DeliveryState, Field(examples=["failed"])] = DeliveryState.FAILED
     """Of a campaign: failed, or unknown if it may go out twice."""
     code: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     """Of a campaign: only those that ended with this code."""
-    possibly_twice: bool = False
+    possibly_twice: StrictBool = False
     """Also what may have arrived; it is then marked so."""
 
     @model_validator(mode="after")
@@ -258,7 +296,7 @@ def _acted(
 
 
 @deliveries.get(
-    "/{delivery_id}",
+    "/{delivery_id:number}",
     summary="Look at a delivery",
     response_model=answers.DeliveryStatus,
     responses=documented(404) | UNCHANGED,

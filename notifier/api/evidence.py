@@ -36,11 +36,12 @@ _ZIP: dict[int | str, dict[str, Any]] = {
 
 
 class InLanguage(BaseModel):
-    """Of headings and words."""
+    """In which words."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     language: Literal["fr", "en"] = "fr"
+    """Of headings and words."""
 
 
 class WhoWasTold(answers.Heard):

@@ -11,7 +11,7 @@ from typing import Annotated
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -38,6 +38,10 @@ callbacks = APIRouter(prefix="/api/v1/callbacks", tags=["Callbacks"], responses=
 MOST_WAIT_S = 25
 _LOOK_S = 1.0
 _AT_ONCE = 1000
+
+
+#: a cursor of `/changes`
+Place = Annotated[str, Field(max_length=50, json_schema_extra={"pattern": feed.CURSOR})]
 
 
 class PatientChange(answers.Said):
@@ -72,12 +76,11 @@ class Changes(answers.Said):
 class ChangesQuery(BaseModel):
     """Since when, of what, and how long to wait."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    after: Annotated[
-        str | None, Field(max_length=50, description="`next` of the last answer; without it, from now on.")
-    ] = None
+    after: Annotated[Place | None, Field(description="`next` of the last answer; without it, from now on.")] = None
     campaign: Id | None = None
+    """Only of this campaign."""
     wait: Annotated[
         int, Field(ge=0, le=MOST_WAIT_S, description="Seconds to wait for a change if there is none yet.")
     ] = 0
@@ -169,10 +172,18 @@ def _lines(known: Caller, campaign_id: int) -> Iterator[bytes]:
 # --- callbacks -------------------------------------------------------------------------------------------
 
 
+_URI: dict[str, JsonValue] = {"format": "uri"}
+
+
 class NewCallback(answers.Heard):
     """Where your software takes messages."""
 
-    url: Annotated[str, Field(min_length=1, max_length=500)]
+    url: Annotated[
+        str,
+        Field(
+            min_length=1, max_length=500, examples=["https://practice.example.org/notices"], json_schema_extra=_URI
+        ),
+    ]
     """https://host/path"""
     doctor: BodyId | None = None
     """Only this doctor's; by a doctor's key always their own."""
@@ -212,7 +223,7 @@ class Tried(answers.Said):
 class FromWhere(answers.Heard):
     """From where to tell again."""
 
-    after: Annotated[str, Field(max_length=50)] = str(feed.START)
+    after: Place = str(feed.START)
     """A cursor of `/changes`; without it everything of the last 30 days."""
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from notifier import standing, startup, watching
 from notifier.api.auth import Held
-from notifier.api.problems import answer, documented
+from notifier.api.problems import OPEN, answer, documented
 from notifier.breakers import open_scopes
 from notifier.errors import SealingError, ServiceError
 from notifier.providers import PROVIDERS
@@ -40,13 +40,21 @@ class Health(BaseModel):
     status: str
 
 
-@router.get("/healthz", summary="Is the process alive?", response_model=Health)
+@router.get(
+    "/healthz",
+    summary="Is the process alive?",
+    response_model=Health,
+    responses=documented(400),
+    openapi_extra=OPEN,
+)
 async def health() -> Health:
     """Says nothing of the database."""
     return Health(status="ok")
 
 
-@router.get("/readyz", summary="Can it work?", response_model=Health, responses=documented(503))
+@router.get(
+    "/readyz", summary="Can it work?", response_model=Health, responses=documented(400, 503), openapi_extra=OPEN
+)
 def ready(held: Held) -> Response | Health:
     """503 with the reason if the database is away, too old or not migrated."""
     try:
@@ -67,7 +75,8 @@ def ready(held: Held) -> Response | Health:
     "/metrics",
     summary="Numbers for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **documented(503)},
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **documented(400, 503)},
+    openapi_extra=OPEN,
 )
 def metrics(request: Request) -> Response:
     """Read from the database, at most every few seconds. No label is about a person."""

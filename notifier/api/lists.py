@@ -210,7 +210,7 @@ def report_on_list(
     own: OwnCampaign,
     known: Known,
     sent: List,
-    format_: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
+    format_: Annotated[Literal["json", "csv"], Query(alias="format", description="Of the answer.")] = "json",
     every: Annotated[bool, Query(description="Every cell, also those taken as they stand.")] = False,
 ) -> Response:
     """By row and column what was read, what was changed, what was refused and why, with counts that add up and

@@ -34,10 +34,17 @@ class Page(BaseModel, Generic[T]):
 class Paging(BaseModel):
     """What every listing can be asked. A parameter nobody knows is an error: a filter is never ignored."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     limit: Annotated[int, Field(ge=1, le=MOST, description="Rows on one page.")] = 50
-    cursor: Annotated[str | None, Field(max_length=200, description="`next` of the page before.")] = None
+    cursor: Annotated[
+        str | None,
+        Field(
+            max_length=200,
+            description="`next` of the page before.",
+            json_schema_extra={"pattern": "^[A-Za-z0-9_-]+$"},
+        ),
+    ] = None
 
 
 def page(

@@ -135,6 +135,10 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
+#: for the OpenAPI description of what asks for no key
+OPEN: dict[str, Any] = {"security": []}
+
+
 def install(app: FastAPI) -> None:
     """Makes problems of everything that can go wrong in a request."""
     app.add_exception_handler(NotifierError, _on_our_error)

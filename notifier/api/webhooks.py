@@ -28,7 +28,8 @@ from notifier.receipts import Left
 log = structlog.get_logger()
 router = APIRouter(prefix="/webhooks", tags=["Webhooks"])
 
-Name = Annotated[str, Path(max_length=60)]
+Name = Annotated[str, Path(max_length=60, description="The provider's name here.", examples=["brevo-sms"])]
+Reference = Annotated[str, Path(max_length=60, description="Made and signed by us for each delivery.")]
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}}
 #: the header as it came: a provider may send a bearer token, or it as the password of an address
 _proof = APIKeyHeader(
@@ -79,9 +80,10 @@ async def take_report(
     summary="Report about a delivery",
     status_code=204,
     responses=documented(400, 404, 413, 422, 429),
-    openapi_extra=_BODY,
+    # The address itself is the proof.
+    openapi_extra=_BODY | problems.OPEN,
 )
-async def take_receipt(provider: Name, reference: Name, held: Held, request: Request) -> Response:
+async def take_receipt(provider: Name, reference: Reference, held: Held, request: Request) -> Response:
     """In the provider's own form. 204 means stored; 429 means: send it again."""
     parser = held.parsers.get(provider)
     if parser is None:

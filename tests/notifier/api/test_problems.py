@@ -48,7 +48,12 @@ WRONG: list[tuple[str, str, dict[str, Any], int]] = [
     ("GET", f"/api/v1/campaigns/{BIG}", {}, 422),
     ("GET", "/api/v1/campaigns/0", {}, 422),
     ("GET", "/api/v1/campaigns/one", {}, 422),
+    ("GET", "/api/v1/deliveries/one", {}, 404),
+    ("GET", f"/api/v1/deliveries/{'9' * 5000}", {}, 422),
     ("DELETE", "/api/v1/campaigns", {}, 405),
+    ("GET", "/api/v1/deliveries/replay", {}, 405),
+    ("POST", "/api/v1/deliveries/replay", {"json": {"reason": "x", "campaign": 1, "dry_run": 0}}, 422),
+    ("POST", "/api/v1/callbacks", {"json": {"url": "https://example.org/", "doctor": 999}}, 404),
     ("POST", "/api/v1/incidents", {"content": b"{", "headers": {"Content-Type": "application/json"}}, 422),
     (
         "POST",
@@ -63,7 +68,7 @@ WRONG: list[tuple[str, str, dict[str, Any], int]] = [
     ("PUT", "/api/v1/holds/everything", {"content": b'{"reason": "x"}'}, 415),
     ("POST", "/api/v1/campaigns", {"json": {"incident": True, "doctor": 1}}, 422),
     ("POST", "/api/v1/campaigns", {"json": {"incident": "1", "doctor": 1}}, 422),
-    ("POST", "/api/v1/campaigns", {"json": {"incident": 1.0, "doctor": 1}}, 422),
+    ("POST", "/api/v1/campaigns", {"json": {"incident": 1.5, "doctor": 1}}, 422),
     ("POST", "/api/v1/keys", {"json": {"name": "x", "doctor": "1"}}, 422),
     ("GET", f"/api/v1/campaigns/{2**53}", {}, 422),
     (
@@ -94,6 +99,9 @@ WRONG: list[tuple[str, str, dict[str, Any], int]] = [
     ("POST", "/api/v1/campaigns", {"json": {"incident": BIG, "doctor": 1}}, 422),
     ("PUT", "/api/v1/holds/everybody", {"json": {"reason": "x"}}, 422),
     ("PUT", "/api/v1/holds/everything", {"json": {"reason": " "}}, 422),
+    ("PUT", "/api/v1/holds/everything", {"json": {"reason": "\u2003\n"}}, 422),
+    ("POST", "/api/v1/keys", {"json": {"name": "gnp\u202e.exe"}}, 422),
+    ("POST", "/api/v1/keys", {"json": {"name": "two\nlines"}}, 422),
     ("PUT", "/api/v1/holds/everything", {"json": {"reason": "x", "until": "2026-12-01T00:00:00"}}, 422),
     ("POST", "/api/v1/campaigns/999/lists", {"files": {"file": b"email\n"}}, 404),
 ]
@@ -104,6 +112,11 @@ def test_a_wrong_request_gets_a_problem_and_changes_nothing(operations: TestClie
     for method, path, send, status in WRONG:
         check_problem(operations.request(method, path, **send), status, f"{method} {path} {str(send)[:80]}")
     assert count(database, "journal") == before
+
+
+def test_allowed_are_the_methods_of_this_path_and_no_others(operations: TestClient) -> None:
+    for path, allowed in {"deliveries/replay": "POST", "keys": "GET, HEAD, POST", "keys/1": "DELETE"}.items():
+        assert operations.patch(f"/api/v1/{path}").headers["allow"] == allowed
 
 
 def test_a_request_that_is_not_understood_names_each_field(operations: TestClient) -> None:
