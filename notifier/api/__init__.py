@@ -11,6 +11,7 @@ import orjson
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from sqlalchemy.engine import make_url
 
 import notifier
@@ -60,6 +61,8 @@ _TAGS = {
     "Webhooks": "Where providers report.",
     "Health": "Whether it lives and works, and numbers for Prometheus.",
 }
+#: shapes that are in no route's `response_model`
+_BESIDES: tuple[type[BaseModel], ...] = (problems.Problem, following.ExportedPatient, following.ExportEnd)
 _CONNECT_TIMEOUT_S = "5"
 #: threads of the server, each with one transaction at a time
 _CONNECTIONS = 20
@@ -81,9 +84,10 @@ class Api(FastAPI):
                 license_info=self.license_info,
             )
             reference = "#/components/schemas/{model}"
-            schema = problems.Problem.model_json_schema(ref_template=reference, mode="serialization")
             schemas = document["components"]["schemas"]
-            schemas |= schema.pop("$defs") | {"Problem": schema}
+            for model in _BESIDES:
+                schema = model.model_json_schema(ref_template=reference, mode="serialization")
+                schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
             self.openapi_schema = _renamed(document)
         return self.openapi_schema
 

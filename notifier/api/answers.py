@@ -37,8 +37,11 @@ Hex = Annotated[str, BeforeValidator(lambda value: value.hex() if isinstance(val
 #: controls, invisible and BiDi marks, line and paragraph separators (Unicode, table 4-4: Cc, Cf, Zl, Zp)
 _SEEN = (
     r"^[^\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e"
-    r"\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001-\U000e007f]*$"
+    r"\u2060-\u206f\ufeff\ufff9-\ufffb]*$"
+)
+#: … and beyond the first plane, which no regular expression says to all its readers alike
+_UNSEEN_BEYOND = (
+    "[\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001-\U000e007f]"
 )
 _NO_NUL = r"^[^\x00]*$"
 #: something else than spaces and line ends of all kinds
@@ -58,11 +61,12 @@ def _shown(longest: int, pattern: str) -> Any:
     )
 
 
-def _checked(pattern: str, wanted: str) -> AfterValidator:
+def _checked(pattern: str, wanted: str, never: str | None = None) -> AfterValidator:
     """Takes the spaces around a text away. What it refuses stands in the document by `_shown`."""
 
     def check(value: str) -> str:
-        if re.fullmatch(pattern, value) is None or re.search(_SOMETHING, value) is None:
+        is_fit = re.fullmatch(pattern, value) and re.search(_SOMETHING, value)
+        if not is_fit or (never and re.search(never, value)):
             raise ValueError(f"{wanted} is needed")
         return value.strip()
 
@@ -73,7 +77,9 @@ def _checked(pattern: str, wanted: str) -> AfterValidator:
 BodyId = Annotated[int, Field(ge=1, le=_LARGEST, strict=True), BeforeValidator(_whole)]
 #: one line in which every character is seen
 Line = Annotated[
-    str, _shown(300, _SEEN), _checked(_SEEN, "one line without control, invisible or direction characters")
+    str,
+    _shown(300, _SEEN),
+    _checked(_SEEN, "one line without control, invisible or direction characters", _UNSEEN_BEYOND),
 ]
 #: some sentences of a person
 Words = Annotated[str, _shown(500, _NO_NUL), _checked(_NO_NUL, "a text without NUL characters")]

@@ -124,10 +124,13 @@ def list_deliveries(known: Known, asked: Annotated[DeliveryQuery, Query()]) -> P
 def _either(*nulls_of_numbers: str) -> JsonDict:
     """What `_is_one_of_both` asks, for the OpenAPI document: a null is as good as nothing."""
     null: JsonDict = {"type": "null"}
-    numbers: JsonDict = {"deliveries": {"type": "array"}, **dict.fromkeys(("campaign", *nulls_of_numbers), null)}
+    numbers: JsonDict = {
+        "deliveries": {"type": "array", "items": {}},
+        **dict.fromkeys(("campaign", *nulls_of_numbers), null),
+    }
     campaign: JsonDict = {"deliveries": null, "campaign": {"type": "integer"}}
     return {
-        "oneOf": [
+        "anyOf": [
             {"required": ["deliveries"], "properties": numbers},
             {"required": ["campaign"], "properties": campaign},
         ]

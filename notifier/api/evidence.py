@@ -28,7 +28,10 @@ router = APIRouter(
 )
 
 _CSV: dict[int | str, dict[str, Any]] = {
-    200: {"description": "A table with a line for each person.", "content": {"text/csv": {"schema": {}}}}
+    200: {
+        "description": "A table with a line for each person.",
+        "content": {"text/csv": {"schema": {"type": "string"}}},
+    }
 }
 _ZIP: dict[int | str, dict[str, Any]] = {
     200: {"description": "A ZIP; `Manifest` in the headers is its hash.", "content": {"application/zip": {}}}

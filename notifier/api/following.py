@@ -6,7 +6,7 @@ import asyncio
 import gzip
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -29,7 +29,8 @@ from notifier.errors import ForbiddenError, NotFoundError
 from notifier.feed import Cursor
 from notifier.models import Callback, Campaign
 from notifier.states import Campaign as State
-from notifier.states import Outcome
+from notifier.states import Channel, Outcome
+from notifier.states import Delivery as DeliveryState
 
 changes = APIRouter(prefix="/api/v1", tags=["Changes"], responses=documented(401, 422, 503))
 callbacks = APIRouter(prefix="/api/v1/callbacks", tags=["Callbacks"], responses=documented(401, 422, 503))
@@ -114,6 +115,59 @@ def _look(known: Caller, asked: ChangesQuery) -> Changes:
     )
 
 
+class ExportedDelivery(answers.Said):
+    """One notice to one contact over one channel."""
+
+    id: int
+    channel: Channel
+    state: DeliveryState
+    reason: str | None
+    tries: int
+    possibly_twice: bool
+    first_tried_at: Instant | None
+    receipt_at: Instant | None
+
+
+class ExportedPatient(answers.Said):
+    """A line of an export: one person with every delivery for them."""
+
+    id: int
+    row: int
+    outcome: Outcome
+    reason: str | None
+    at: Instant | None
+    language: str
+    has_postal: bool
+    deliveries: list[ExportedDelivery]
+
+
+class ExportEnd(answers.Said):
+    """The last line of an export that is whole."""
+
+    end: Literal[True]
+    patients: int
+    """How many lines came before."""
+
+
+#: of a stream there is no word in OpenAPI 3.1 for "each line": it is described as the list of its lines
+_NDJSON: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "One JSON object a line.",
+        "content": {
+            "application/x-ndjson": {
+                "schema": {
+                    "type": "array",
+                    "items": {
+                        "anyOf": [
+                            {"$ref": f"#/components/schemas/{model.__name__}"}
+                            for model in (ExportedPatient, ExportEnd)
+                        ]
+                    },
+                }
+            }
+        },
+    }
+}
 #: a patient and every delivery for them
 _EXPORT = text(
     """
@@ -134,8 +188,7 @@ _EXPORT = text(
     "/campaigns/{campaign_id}/export",
     summary="All patients of a campaign",
     response_class=StreamingResponse,
-    responses=documented(404)
-    | {200: {"description": "One JSON object a line.", "content": {"application/x-ndjson": {"schema": {}}}}},
+    responses=documented(404) | _NDJSON,
 )
 def export(own: OwnCampaign, known: Known, request: Request) -> StreamingResponse:
     """Each with their deliveries, one JSON object a line (NDJSON), compressed if the caller takes gzip. Streamed:

@@ -59,7 +59,8 @@ class Around:
             await self.app(scope, receive, send_on)
         finally:
             # Never the path itself: a person can stand in it.
-            template = getattr(scope.get("route"), "path", "")
+            route = scope.get("route")
+            template = getattr(route, "path_format", getattr(route, "path", ""))
             write = log.debug if template in _QUIET and status < 500 else log.info
             write("request", method=scope["method"], path=template, status=status)
 

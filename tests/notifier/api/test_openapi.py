@@ -146,6 +146,17 @@ def test_every_enumeration_is_of_its_type(document: Document) -> None:
             Draft202012Validator({"items": {"type": schema["type"]}, "uniqueItems": True}).validate(schema["enum"])
 
 
+def test_every_list_says_of_what_and_every_pattern_is_read_alike(document: Document) -> None:
+    for schema in parts(document):
+        if schema.get("type") == "array":
+            assert "items" in schema, schema
+        if isinstance(schema.get("pattern"), str):
+            re.compile(schema["pattern"])
+            # ECMAScript without `u` takes what is beyond for two characters, Python has no \\p.
+            assert max(schema["pattern"]) < "\U00010000"
+            assert "\\p" not in schema["pattern"]
+
+
 def test_no_component_is_left_over(document: Document) -> None:
     named = {part["$ref"] for part in parts(document) if isinstance(part.get("$ref"), str)}
     assert named == {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}

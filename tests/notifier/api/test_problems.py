@@ -102,6 +102,7 @@ WRONG: list[tuple[str, str, dict[str, Any], int]] = [
     ("PUT", "/api/v1/holds/everything", {"json": {"reason": "\u2003\n"}}, 422),
     ("POST", "/api/v1/keys", {"json": {"name": "gnp\u202e.exe"}}, 422),
     ("POST", "/api/v1/keys", {"json": {"name": "two\nlines"}}, 422),
+    ("POST", "/api/v1/keys", {"json": {"name": "tag\U000e0041"}}, 422),
     ("PUT", "/api/v1/holds/everything", {"json": {"reason": "x", "until": "2026-12-01T00:00:00"}}, 422),
     ("POST", "/api/v1/campaigns/999/lists", {"files": {"file": b"email\n"}}, 404),
 ]
