@@ -167,8 +167,9 @@ def test_both_servers_outlive_the_process_that_started_them(data_dir: Path) -> N
         "print(*start_all(pathlib.Path(sys.argv[1]), durable=False), sep='\\n')"
     )
     started = subprocess.run(
-        [sys.executable, "-c", code, str(data_dir)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code, str(data_dir)], capture_output=True, text=True, timeout=60
     )
+    assert started.returncode == 0, started.stderr
     pids = Postgres(data_dir).pid, Valkey(data_dir).pid
     assert None not in pids
     assert list(start_all(data_dir)) == started.stdout.split()
