@@ -29,7 +29,7 @@ from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.twofactor.hotp import HOTP
-from sqlalchemy import Select, delete, exists, func, select, text, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, select, text, update
 from sqlalchemy.orm import Session
 
 from notifier import store
@@ -842,8 +842,11 @@ def _promote(
     return open_session(session, account, Stage.FULL, source, now=now)
 
 
-def look_up(session: Session, token: str, *, now: datetime, web: Web) -> Signed | None:
-    """Whose session this is; None if it is unknown, ended, idle for too long or too old."""
+def look_up(session: Session, token: str, *, now: datetime, web: Web, is_used: bool = True) -> Signed | None:
+    """Whose session this is; None if it is unknown, ended, idle for too long or too old.
+
+    `is_used`: a person asks, who is not idle.
+    """
     found = session.execute(
         select(WebSession, Account)
         .join(Account, Account.id == WebSession.account_id)
@@ -856,7 +859,7 @@ def look_up(session: Session, token: str, *, now: datetime, web: Web) -> Signed 
     longest = HALFWAY.get(stage, timedelta(hours=web.session_hours))
     if now >= row.created_at + longest or now >= row.seen_at + timedelta(minutes=web.idle_min):
         return None
-    if now - row.seen_at >= _SEEN_EVERY:
+    if is_used and now - row.seen_at >= _SEEN_EVERY:
         row.seen_at = now
     return Signed(
         session_id=row.id,
@@ -872,18 +875,28 @@ def look_up(session: Session, token: str, *, now: datetime, web: Web) -> Signed 
 
 def live_sessions(session: Session, account_id: int, *, now: datetime, web: Web) -> list[WebSession]:
     """The full sessions of an account that can be used now, newest first."""
+    mine = WebSession.account_id == account_id
     return list(
-        session.scalars(
-            select(WebSession)
-            .where(
-                WebSession.account_id == account_id,
-                WebSession.stage == Stage.FULL,
-                WebSession.ended_at.is_(None),
-                WebSession.created_at > now - timedelta(hours=web.session_hours),
-                WebSession.seen_at > now - timedelta(minutes=web.idle_min),
-            )
-            .order_by(WebSession.id.desc())
-        )
+        session.scalars(select(WebSession).where(mine, *_is_live(now, web)).order_by(WebSession.id.desc()))
+    )
+
+
+def roles_of(session: Session, sessions: Collection[int], *, now: datetime, web: Web) -> dict[int, str]:
+    """The roles in which these sessions can be used now; one that cannot is left out. Nobody counts as active."""
+    found = session.execute(
+        select(WebSession.id, Account.role)
+        .join(Account, Account.id == WebSession.account_id)
+        .where(WebSession.id.in_(sessions), Account.disabled_at.is_(None), *_is_live(now, web))
+    )
+    return {row.id: row.role for row in found}
+
+
+def _is_live(now: datetime, web: Web) -> tuple[ColumnElement[bool], ...]:
+    return (
+        WebSession.stage == Stage.FULL,
+        WebSession.ended_at.is_(None),
+        WebSession.created_at > now - timedelta(hours=web.session_hours),
+        WebSession.seen_at > now - timedelta(minutes=web.idle_min),
     )
 
 

@@ -105,6 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(mailer.run()), asyncio.create_task(Caller(settings, database).run())]
         yield
+        app.state.live.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -145,7 +146,9 @@ def create_app(settings: Settings) -> FastAPI:
     ):
         app.include_router(router)
     problems.install(app)
-    app.add_middleware(Front, pages=create_pages(settings, database, mailer.wake))
+    pages = create_pages(settings, database, mailer.wake)
+    app.state.live = pages.state.site.live
+    app.add_middleware(Front, pages=pages)
     app.add_middleware(BodyLimit, max_list_bytes=settings.max_list_bytes)
     app.add_middleware(Wire)
     app.add_middleware(Around)

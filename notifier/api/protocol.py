@@ -41,7 +41,7 @@ class Wire:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
         # The server below goes on to see HEAD; the log wants to know the route.
-        as_get = {**scope, "method": "GET"}
+        as_get = {**scope, "method": "GET", "is_head": True}
         try:
             await self.app(as_get, receive, send_head)
         finally:

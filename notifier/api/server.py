@@ -22,8 +22,10 @@ class Server(uvicorn.Server):
 
     def __init__(self, settings: Settings, ready: Callable[[int], None] | None = None) -> None:
         """Binds the port. Raises ServiceError if it cannot be had, SettingsError as `create_app` does."""
+        app = create_app(settings)
+        self._live = app.state.live
         config = uvicorn.Config(
-            create_app(settings),
+            app,
             # Our own log names the path's template only, and no traceback.
             log_config=None,
             access_log=False,
@@ -41,6 +43,11 @@ class Server(uvicorn.Server):
             log.info("api_ready", port=self.port)
             if self._ready is not None:
                 self._ready(self.port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Open streams end by themselves only when somebody leaves: nobody is to wait for that.
+        self._live.close()
+        await super().shutdown(sockets)
 
     def serve_until_stopped(self) -> None:
         """Answers until `should_exit` is set, then finishes what is in progress."""

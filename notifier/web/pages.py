@@ -23,6 +23,9 @@ The module's `pages` goes into `AREAS` of `notifier/web/__init__.py`, its words 
 `templates/web/texts/<language>/<area>.toml`, and a line for each page into the table of
 `tests/notifier/web/test_access.py`. A page that says not who may see it does not start.
 
+A part of a page that moves by itself is declared by `pages.part`: the part alone at its address, and pushed at the
+same with `/live` behind (`live.py`). The page shows it by `parts.moving`; its clock is `moment(visit.now)`.
+
 Templates extend `layout.html`; every form holds `{{ csrf() }}`. Functions run in threads, so they may wait for
 the database. What others may never do is shown nowhere: hide a button with `{% if 'doctor' == role %}`.
 """
@@ -68,6 +71,7 @@ from notifier.errors import (
 )
 from notifier.settings import Settings
 from notifier.store import Database
+from notifier.web.live import Live
 from notifier.web.openid import Provider
 from notifier.web.static import StaticFiles
 from notifier.web.texts import Texts, best_language
@@ -111,6 +115,8 @@ class Page:
     handler: Handler
     #: changes nothing but what is the account's own
     own: bool = False
+    #: answered by a stream of events, each the answer of `handler`
+    is_live: bool = False
 
 
 class Pages:
@@ -121,15 +127,26 @@ class Pages:
 
     def get(self, path: str, *, allow: Collection[str]) -> Callable[[Handler], Handler]:
         """Declares a page that changes nothing. `allow`: roles, or ANYBODY, SIGNED_IN, a stage of signing in."""
-        return self._add("GET", path, allow, own=False)
+        return self._add("GET", path, allow)
+
+    def part(self, path: str, *, allow: Collection[str]) -> Callable[[Handler], Handler]:
+        """Declares a part of a page that moves by itself: for who asks, and pushed at `/live` behind it."""
+
+        def add(handler: Handler) -> Handler:
+            self._add("GET", f"{path}/live", allow, is_live=True)(handler)
+            return self._add("GET", path, allow)(handler)
+
+        return add
 
     def post(self, path: str, *, allow: Collection[str], own: bool = False) -> Callable[[Handler], Handler]:
         """Declares what a form sends. An auditor's forms may change what is the account's own (`own`) alone."""
         return self._add("POST", path, allow, own=own)
 
-    def _add(self, method: str, path: str, allow: Collection[str], *, own: bool) -> Callable[[Handler], Handler]:
+    def _add(
+        self, method: str, path: str, allow: Collection[str], *, own: bool = False, is_live: bool = False
+    ) -> Callable[[Handler], Handler]:
         def add(handler: Handler) -> Handler:
-            page = Page(method, path, frozenset(allow), handler, own)
+            page = Page(method, path, frozenset(allow), handler, own, is_live)
             require_declared(page)
             self.all.append(page)
             return handler
@@ -160,6 +177,8 @@ class Site:
     wake_mailer: Callable[[], None]
     #: None without one
     oidc: Provider | None
+    #: all open pages with parts that move
+    live: Live
 
     def cookie(self, name: str) -> str:
         """A cookie's full name: with https one that no other host can set (RFC 6265bis §4.1.3.2)."""
@@ -184,7 +203,8 @@ def make_site(settings: Settings, database: Database, wake_mailer: Callable[[], 
     templates.globals["static"] = files.path_of
     is_https = urlsplit(settings.public_url).scheme == "https"
     oidc = Provider(settings.oidc, settings.public_url.rstrip("/") + OIDC_BACK) if settings.oidc.issuer else None
-    return Site(settings, database, Texts(folder / "texts"), files, templates, zone, is_https, wake_mailer, oidc)
+    texts, live = Texts(folder / "texts"), Live(database, settings.web)
+    return Site(settings, database, texts, files, templates, zone, is_https, wake_mailer, oidc, live)
 
 
 @dataclass(slots=True)
@@ -230,6 +250,17 @@ class Visit:
         return Source(
             client.host if client else "", device, browser_of(self.request.headers.get("user-agent", ""))
         )
+
+    @property
+    def asks_alone(self) -> bool:
+        """Whether a page asks, not a person: by script, or as one that renews itself without JavaScript."""
+        query = self.request.query_params
+        return "hx-request" in self.request.headers or query.get("alone") == "1"
+
+    @property
+    def clock(self) -> str:
+        """The clock of the part that this visit asks for, as it stands there."""
+        return str(self._moment(self.now))
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -309,7 +340,6 @@ class Visit:
         return {
             "t": self.say,
             "csrf": self._csrf_input,
-            "csrf_token": accounts.csrf_token(self.site.settings.master, self.token),
             "moment": self._moment,
             "language": self.language,
             "standing": self.standing,
@@ -394,12 +424,14 @@ def endpoint(site: Site, page: Page) -> Callable[[Request], Any]:
             site, request, datetime.now(UTC), None, "", best_language(request.headers.get("accept-language", ""))
         )
         try:
-            await run_in_threadpool(_recognise, visit)
+            await run_in_threadpool(_recognise, visit, page)
             response = _turned_away(visit, page)
             if response is None:
                 if page.method == "POST":
                     visit.form = await _form(visit)
                 response = await run_in_threadpool(page.handler, visit)
+                if page.is_live:
+                    response = site.live.stream(visit, page.handler, response)
         except (NotifierError, SQLAlchemyError, HTTPException) as error:
             response = _of_error(visit, error)
         except Exception as error:  # noqa: BLE001 - the outermost frame of a page: a bug must have a page too
@@ -411,12 +443,14 @@ def endpoint(site: Site, page: Page) -> Callable[[Request], Any]:
     return serve
 
 
-def _recognise(visit: Visit) -> None:
+def _recognise(visit: Visit, page: Page) -> None:
     site, token = visit.site, visit.request.cookies.get(visit.site.cookie("session"), "")
     if token and len(token) < 100:
         visit.token = token
         with site.database.staff() as session:
-            visit.signed = accounts.look_up(session, token, now=visit.now, web=site.settings.web)
+            # A page that is only left open must not keep its session alive.
+            is_used = not page.is_live and not visit.asks_alone
+            visit.signed = accounts.look_up(session, token, now=visit.now, web=site.settings.web, is_used=is_used)
     if visit.signed is not None:
         visit.language = visit.signed.language
     if not visit.token:
@@ -428,7 +462,7 @@ def _turned_away(visit: Visit, page: Page) -> Response | None:
     """None for who may use the page."""
     if visit.standing in page.allow:
         return None
-    if page.method != "GET":
+    if page.method != "GET" or page.is_live:
         return visit.error(403, detail=visit.say("error.not_signed_in") if visit.standing not in SIGNED_IN else "")
     if visit.standing == ANONYMOUS:
         path = own_path(
@@ -511,6 +545,8 @@ def _unexpected(visit: Visit, error: Exception) -> Response:
 
 def _finished(visit: Visit, response: Response) -> Response:
     site = visit.site
+    if visit.asks_alone:
+        visit.cookies.pop("said", None)  # said to the person, on the page they come to next
     for name, (value, max_age) in visit.cookies.items():
         response.set_cookie(
             site.cookie(name), value, max_age, secure=site.is_https, httponly=True, samesite="lax", path="/"

@@ -25,8 +25,6 @@ from notifier.web.pages import Visit
 DECIDES = frozenset({Role.DOCTOR})
 #: people, rows and suggestions on one page
 PAGE = 50
-#: how long a page renews itself, in renewals: a page left open must not keep a session alive for the day
-RENEWALS, RENEWAL_S = 150, 4
 
 BEFORE_START = (State.DRAFT, State.READY, State.APPROVED)
 _MOST_ID = 2**63 - 1

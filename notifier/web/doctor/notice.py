@@ -17,7 +17,7 @@ from notifier.models import Campaign, Doctor, TestSend
 from notifier.notices import Gap
 from notifier.states import Campaign as State
 from notifier.states import Channel, Outcome, Variant
-from notifier.web.doctor.common import DECIDES, RENEWAL_S, RENEWALS, campaign_of, choice, incident_of, page, whole
+from notifier.web.doctor.common import DECIDES, campaign_of, choice, incident_of, page
 from notifier.web.pages import Pages, Visit
 
 pages = Pages()
@@ -93,16 +93,21 @@ def email(visit: Visit) -> Response:
 
 @pages.get("/doctor/campaigns/{campaign_id:int}/notice/tests", allow=DOCTORS)
 def tests(visit: Visit) -> Response:
-    """How the last tests stand: what the page renews of itself, and a page of its own without JavaScript."""
+    """How the last tests stand: a page of its own, for who has no JavaScript."""
     with visit.transaction() as session:
         campaign = campaign_of(visit, session)
-        is_part = "hx-request" in visit.request.headers
-        name = "tests_part.html" if is_part else "tests.html"
-        return page(visit, name, campaign, **_tests(visit, session, campaign))
+        return page(visit, "tests.html", campaign, **_tests(session, campaign))
 
 
-def _tests(visit: Visit, session: Session, campaign: Campaign) -> dict[str, object]:
-    beat = min(whole(visit.request.query_params.get("beat", "0")), RENEWALS)
+@pages.part("/doctor/campaigns/{campaign_id:int}/notice/tests/now", allow=DOCTORS)
+def tests_now(visit: Visit) -> Response:
+    """The same alone."""
+    with visit.transaction() as session:
+        campaign = campaign_of(visit, session)
+        return page(visit, "tests_part.html", campaign, **_tests(session, campaign))
+
+
+def _tests(session: Session, campaign: Campaign) -> dict[str, object]:
     found = session.scalars(
         select(TestSend)
         .where(TestSend.campaign_id == campaign.id)
@@ -113,8 +118,6 @@ def _tests(visit: Visit, session: Session, campaign: Campaign) -> dict[str, obje
     return {
         "tests": [(test, _how(test)) for test in found],
         "is_moving": is_moving,
-        "beat": beat + 1 if is_moving and beat < RENEWALS else 0,
-        "renewal_s": RENEWAL_S,
     }
 
 
@@ -223,7 +226,7 @@ def _page(
         wrong=visit.say(wrong) if wrong else "",
         wrong_to=visit.say(wrong_to) if wrong_to else "",
         to=to,
-        **_tests(visit, session, campaign),
+        **_tests(session, campaign),
     )
 
 

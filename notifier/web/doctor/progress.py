@@ -13,14 +13,14 @@ from notifier.errors import ConflictError, InputError
 from notifier.models import Campaign
 from notifier.states import Campaign as State
 from notifier.states import Channel, Delivery
-from notifier.web.doctor.common import BEFORE_START, DECIDES, RENEWAL_S, RENEWALS, campaign_of, page, whole
+from notifier.web.doctor.common import BEFORE_START, DECIDES, campaign_of, page
 from notifier.web.pages import Pages, Visit
 
 pages = Pages()
 
 _PATH = "/doctor/campaigns/{campaign_id:int}/progress"
 #: states of a campaign in which its numbers move
-_MOVING = (State.SENDING,)
+_MOVING = (State.SENDING, State.PAUSED)
 #: how many characters of a reason are kept
 _MOST_REASON = 300
 
@@ -36,12 +36,17 @@ STAGES = {
 
 @pages.get(_PATH, allow=DOCTORS)
 def progress(visit: Visit) -> Response:
-    """The whole page; asked for by its own renewal, the numbers alone."""
+    """With `?still=1` it does not move by itself (WCAG 2.2, 2.2.2)."""
+    with visit.transaction() as session:
+        return _page(visit, session, campaign_of(visit, session))
+
+
+@pages.part(f"{_PATH}/numbers", allow=DOCTORS)
+def numbers(visit: Visit) -> Response:
+    """The numbers alone, and what becomes of the campaign."""
     with visit.transaction() as session:
         campaign = campaign_of(visit, session)
-        if "hx-request" in visit.request.headers:
-            return page(visit, "numbers_part.html", campaign, **_numbers(visit, session, campaign))
-        return _page(visit, session, campaign)
+        return page(visit, "numbers_part.html", campaign, **_numbers(visit, session, campaign))
 
 
 def _page(visit: Visit, session: Session, campaign: Campaign, status: int = 200, wrong: str = "") -> Response:
@@ -61,7 +66,6 @@ def _page(visit: Visit, session: Session, campaign: Campaign, status: int = 200,
 
 
 def _numbers(visit: Visit, session: Session, campaign: Campaign) -> dict[str, object]:
-    beat = min(whole(visit.request.query_params.get("beat", "0")), RENEWALS)
     counts = store.outcome_counts(session, campaign.id)
     by_state = store.delivery_counts(session, campaign.id)
     is_moving = campaign.state in _MOVING
@@ -80,8 +84,7 @@ def _numbers(visit: Visit, session: Session, campaign: Campaign) -> dict[str, ob
         },
         "is_before": campaign.state in BEFORE_START,
         "is_moving": is_moving,
-        "beat": beat + 1 if is_moving and beat < RENEWALS else 0,
-        "renewal_s": RENEWAL_S,
+        "is_still": visit.request.query_params.get("still") == "1",
         "seen_at": visit.now,
     }
 

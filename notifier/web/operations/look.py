@@ -32,9 +32,9 @@ def home(visit: Visit) -> Response:
     return _shown(visit, "operations/home.html", still=still)
 
 
-@pages.get("/operations/now", allow=STAFF)
+@pages.part("/operations/now", allow=STAFF)
 def now(visit: Visit) -> Response:
-    """What of the page changes, asked for every 2 s."""
+    """What of the page changes."""
     return _shown(visit, "operations/now.html", still=False)
 
 

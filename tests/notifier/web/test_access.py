@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from fastapi import FastAPI
 from starlette.responses import Response
 
 from notifier.accounts import Role, Stage
@@ -59,9 +60,13 @@ TABLE = {
     "GET /doctor/campaigns/{campaign_id:int}/notice": "doctor secretary",
     "GET /doctor/campaigns/{campaign_id:int}/notice/email": "doctor secretary",
     "GET /doctor/campaigns/{campaign_id:int}/notice/tests": "doctor secretary",
+    "GET /doctor/campaigns/{campaign_id:int}/notice/tests/now": "doctor secretary",
+    "GET /doctor/campaigns/{campaign_id:int}/notice/tests/now/live": "doctor secretary",
     "POST /doctor/campaigns/{campaign_id:int}/notice/test": "doctor secretary",
     "POST /doctor/campaigns/{campaign_id:int}/notice/approve": "doctor",
     "GET /doctor/campaigns/{campaign_id:int}/progress": "doctor secretary",
+    "GET /doctor/campaigns/{campaign_id:int}/progress/numbers": "doctor secretary",
+    "GET /doctor/campaigns/{campaign_id:int}/progress/numbers/live": "doctor secretary",
     "POST /doctor/campaigns/{campaign_id:int}/progress/start": "doctor",
     "POST /doctor/campaigns/{campaign_id:int}/progress/pause": "doctor secretary",
     "POST /doctor/campaigns/{campaign_id:int}/progress/resume": "doctor",
@@ -78,6 +83,7 @@ TABLE = {
     "POST /doctor/campaigns/{campaign_id:int}/proof": "doctor",
     "GET /operations": "operator approver auditor",
     "GET /operations/now": "operator approver auditor",
+    "GET /operations/now/live": "operator approver auditor",
     "GET /operations/campaigns": "operator approver auditor",
     "GET /operations/find": "operator approver auditor",
     "GET /operations/campaigns/{campaign_id:int}": "operator approver auditor",
@@ -128,8 +134,9 @@ def people(new_person: NewPerson, signed_in: NewPerson, stranger: Callable[[], P
     return found
 
 
-def test_every_page_turns_everybody_else_away(people: dict[str, Person]):
+def test_every_page_turns_everybody_else_away(people: dict[str, Person], app: FastAPI):
     assert set(people) == set(STANDINGS)
+    app.state.live.close()  # a stream is answered "not now": it would not end by itself
     wrong = []
     # What ends a session comes last.
     for page in sorted(all_pages(), key=lambda page: page.path in ("/sign-out", "/account/sessions/end-others")):
@@ -143,7 +150,8 @@ def test_every_page_turns_everybody_else_away(people: dict[str, Person]):
             ask = who.get if page.method == "GET" else who.post
             answer = ask(path, follow_redirects=False)
             allowed = standing in TABLE[f"{page.method} {page.path}"].split()
-            if (outcome := turned_away(page, answer)) is allowed or answer.status_code >= 500:
+            broken = answer.status_code >= 500 and not (page.is_live and answer.status_code == 503)
+            if (outcome := turned_away(page, answer)) is allowed or broken:
                 wrong.append((page.method, path, str(standing), answer.status_code, outcome))
     assert wrong == []
 

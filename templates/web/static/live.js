@@ -1,0 +1,44 @@
+// Parts of a page that move by themselves: pushed by the server (hx-sse), asked for while that fails. Says when the
+// figures are old, and asks for the whole page, which leads to signing in, when the session has ended.
+"use strict";
+(() => {
+  const EVERY_MS = 4000, OLD_MS = 10000;
+  const part = document.querySelector("[data-poll]"), stale = document.getElementById("stale");
+  if (!part) return;
+  let pushed = false, seen = Date.now();
+  const again = () => { part.removeAttribute("data-poll"); location.reload(); };
+
+  part.addEventListener("htmx:sse:after:connection", () => { pushed = true; });
+  part.addEventListener("htmx:sse:before:connection", () => { pushed = false; }); // also before it tries again
+  part.addEventListener("htmx:sse:error", (event) => {
+    pushed = false;
+    if (event.detail.status === 403) again();
+  });
+  part.addEventListener("htmx:sse:close", () => { pushed = false; });
+  part.addEventListener("htmx:sse:after:message", () => { seen = Date.now(); });
+  part.addEventListener("alive", (event) => {
+    seen = Date.now();
+    const clock = part.querySelector(".seen");
+    if (clock) clock.innerHTML = event.detail.data;
+  });
+  part.addEventListener("over", again);
+
+  document.addEventListener("htmx:before:response", (event) => {
+    const answer = event.detail.ctx.response.raw;
+    if (answer.redirected || answer.status === 403) {
+      event.preventDefault();
+      again();
+    } else if (answer.ok) {
+      seen = Date.now();
+    } else {
+      event.preventDefault(); // an error's page has no place among the figures
+    }
+  });
+
+  setInterval(() => {
+    // The server marks what moves no more.
+    if (pushed || document.hidden || !part.dataset.poll || part.querySelector("[data-over]")) return;
+    htmx.ajax("GET", part.dataset.poll, { target: part, swap: "innerMorph" });
+  }, EVERY_MS);
+  if (stale) setInterval(() => { stale.hidden = Date.now() - seen < OLD_MS; }, 1000);
+})();
