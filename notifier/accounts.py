@@ -521,8 +521,9 @@ def sign_in_by_password(
     kept = account.password_hash if account is not None and account.password_hash is not None else _nobodys_hash()
     is_right = _is_password(password, kept)
     if account is None or not is_usable or not is_right:
-        if account is not None:
-            _record(session, account, "user.sign_in_failed", f"user:{account.id}", factor="password")
+        # Also without an account: an entry takes some milliseconds, which would tell who has one.
+        who, doctor_id = ("user:unknown", None) if account is None else (f"user:{account.id}", account.doctor_id)
+        store.record(session, who, "user.sign_in_failed", who, doctor_id, {"factor": "password"})
         return None
     _give_back(session, master, "password", blind, source)
     return open_session(session, account, Stage.SECOND_FACTOR, source, now=now)

@@ -6,6 +6,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import event
 
 from notifier import accounts
 from notifier.accounts import LIMITS, Role, Source, Stage, Wait
@@ -245,3 +246,26 @@ def test_what_has_no_use_any_more_is_forgotten(database: Database, master: Maste
         for table in (accounts.AccountLink, accounts.AccountMail, accounts.WebSession, accounts.KnownDevice):
             assert session.query(table).count() == 0
         assert session.query(Account).count() == 1
+
+
+def test_a_wrong_password_does_the_same_work_for_a_known_and_an_unknown_address(
+    database: Database, master: MasterKey
+):
+    """Not only the same hashing: a journal entry takes milliseconds too, which would tell who has an account."""
+    known = make(database, master, email="known@example.org")
+    with database.staff() as session:
+        accounts.find(session, known).password_hash = accounts._password_hash("another password")
+    asked: dict[str, list[str]] = {}
+    for address in ("known@example.org", "unknown@example.org"):
+        said = asked[address] = []
+
+        def note(
+            connection: object, cursor: object, statement: str, *rest: object, said: list[str] = said
+        ) -> None:
+            said.append(statement)
+
+        event.listen(database.engine, "before_cursor_execute", note)
+        with database.staff() as session:
+            assert accounts.sign_in_by_password(session, master, address, "wrong", HOME, now=NOW) is None
+        event.remove(database.engine, "before_cursor_execute", note)
+    assert asked["known@example.org"] == asked["unknown@example.org"]
