@@ -1,8 +1,12 @@
-"""What people read about each code of a list: what it is, and what to do about it, in French and in English."""
+"""What people read about each code of a list: what it is, and what to do about it, in French and in English.
+
+Also why something stands still, where the product itself wrote the reason.
+"""
 
 from __future__ import annotations
 
 import functools
+import re
 
 from notifier import addresses, judging
 from notifier.addresses import Reason
@@ -242,3 +246,100 @@ def codes() -> dict[str, tuple[str, str]]:
 def in_language(code: str, language: str) -> str:
     """The sentence in French, or in English for any other language."""
     return sentence(code)[0 if language == "fr" else 1]
+
+
+# --- reasons ---------------------------------------------------------------------------------------------
+
+_AUTHENTICATION = "vérifiez SPF, DKIM et DMARC du domaine de l'expéditeur"
+_BEGINS = r"The provider "
+_CODE = r"(?: \((?P<code>[^)]*)\))?"
+#: Why something stands still, in the product's own words (English, in the database and the journal), in French.
+#: Written by `controlling`, `sending`, `notices`, `sealing` and `workers.breaker`; a test holds them together.
+_REASONS_FR: tuple[tuple[str, str], ...] = (
+    (
+        r"(?P<n>\d+) of (?P<all>\d+) email addresses do not work \((?P<share>\d+)%, the limit is (?P<limit>\d+)%\)"
+        r": is it the right list\?",
+        "{n} adresses électroniques sur {all} ne fonctionnent pas ({share} %, la limite est de {limit} %) : "
+        "est-ce la bonne liste ?",
+    ),
+    (
+        r"Campaign (?P<id>\d+): .* is not what was approved\. Nothing of it is sent; .*",
+        "Campagne {id} : un texte n'est plus celui qui a été approuvé. Rien n'en est envoyé ; annulez la "
+        "campagne et cherchez qui a modifié la base de données.",
+    ),
+    (r"Campaign (?P<id>\d+) has no approved text\.", "La campagne {id} n'a pas de texte approuvé."),
+    (
+        r"The doctor's name, practice or email cannot stand in an email's headers\.",
+        "Le nom du médecin, son cabinet ou son adresse électronique ne peut pas figurer dans l'en-tête d'un "
+        "email.",
+    ),
+    (
+        r"The data key of campaign (?P<id>\d+) has been erased\.",
+        "La clé de la campagne {id} a été effacée : ses données ne peuvent plus être lues.",
+    ),
+    (
+        r"The data key of campaign (?P<id>\d+) does not open with this master key: .*",
+        "La clé de la campagne {id} ne s'ouvre pas avec cette clé maîtresse : NOTIFIER_MASTER_KEY est-elle "
+        "celle de cette base de données ?",
+    ),
+    (
+        rf"{_BEGINS}refused our credentials{_CODE}: check (?P<keys>.*)\.",
+        "Le prestataire refuse notre accès ({code}) : vérifiez {keys}.",
+    ),
+    (
+        rf"{_BEGINS}says that the account has no credit left{_CODE}: add some there\.",
+        "Le prestataire n'a plus de crédit sur notre compte ({code}) : rechargez-le.",
+    ),
+    (
+        rf"{_BEGINS}asked us to slow down{_CODE}; if it happens often, lower rate_per_s\.",
+        "Le prestataire demande de ralentir ({code}) ; si cela se répète, baissez rate_per_s.",
+    ),
+    (
+        rf"{_BEGINS}cannot be reached{_CODE}: check (?P<keys>.*) and the network\.",
+        "Le prestataire est injoignable ({code}) : vérifiez {keys} et le réseau.",
+    ),
+    (
+        rf"{_BEGINS}breaks off or does not answer{_CODE}: ask for its state\.",
+        "Le prestataire ne répond pas ou interrompt la liaison ({code}) : demandez-lui son état.",
+    ),
+    (
+        rf"{_BEGINS}reports a fault of its own{_CODE}: ask for its state\.",
+        "Le prestataire signale une panne chez lui ({code}) : demandez-lui son état.",
+    ),
+    (
+        rf"{_BEGINS}refuses our mail, or all receivers do{_CODE}: check SPF, .*",
+        f"Le prestataire, ou tous les destinataires, refusent nos emails ({{code}}) : {_AUTHENTICATION}, et les "
+        "listes noires.",
+    ),
+    (
+        rf"{_BEGINS}refuses our requests{_CODE}: check our account and sender there\.",
+        "Le prestataire refuse nos demandes ({code}) : vérifiez-y notre compte et l'expéditeur.",
+    ),
+    (
+        rf"{_BEGINS}fails{_CODE}: ask for its state\.",
+        "Le prestataire est en échec ({code}) : demandez-lui son état.",
+    ),
+    (
+        rf"The receiver (?P<name>\S+) asked us to wait{_CODE}; if it happens often, set or lower its rate_per_s\.",
+        "{name} demande d'attendre ({code}) ; si cela se répète, fixez ou baissez son rate_per_s.",
+    ),
+    (
+        rf"The receiver (?P<name>\S+) refuses our mail{_CODE}: check SPF, .*",
+        f"{{name}} refuse nos emails ({{code}}) : {_AUTHENTICATION}, et si ce destinataire bloque notre adresse.",
+    ),
+    (r"rate_limit", "Le prestataire a demandé d'attendre."),
+)
+_KEYS_FR = {" and ": " et ", "its account's settings": "les réglages du compte", "its address": "son adresse"}
+
+
+def reason(written: str, language: str) -> str:
+    """Why something stands still, in this language if the product wrote it; a person's own words as they are."""
+    if language != "fr":
+        return written
+    for pattern, french in _REASONS_FR:
+        if found := re.fullmatch(pattern, written, re.DOTALL):
+            values = {name: value or "" for name, value in found.groupdict().items()}
+            for english, word in _KEYS_FR.items():
+                values["keys"] = values.get("keys", "").replace(english, word)
+            return french.format_map(values)
+    return written

@@ -57,7 +57,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from notifier import accounts
+from notifier import accounts, sentences
 from notifier.accounts import DOCTORS, STAFF, Role, Signed, Source, Stage
 from notifier.errors import (
     ConflictError,
@@ -100,7 +100,8 @@ HSTS = "max-age=31536000; includeSubDomains"
 OIDC_BACK = "/sign-in/oidc/back"
 CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
 _LONGEST_NEXT = 500
-_TEXT_KEY = re.compile(r"[a-z_]+(\.[a-z_]+)+")
+#: the key of words, and the numbers that go into them
+_SAID = re.compile(r"([a-z_]+(?:\.[a-z_]+)+)((?:~[0-9]{1,9}){0,2})")
 
 Handler = Callable[["Visit"], Response]
 
@@ -311,12 +312,23 @@ class Visit:
         found = self.site.templates.get_template(template)
         return Response(found.render(self._shared() | values), status, media_type="text/html")
 
-    def redirect(self, path: str, said: str = "") -> Response:
-        """To another page of ours; `said` is the key of words that it shows on top."""
+    def redirect(self, path: str, said: str = "", *numbers: int) -> Response:
+        """To another page of ours; `said` is the key of words that it shows on top, `numbers` its n1 and n2."""
         response = RedirectResponse(path, 303)
         if said:
-            self.cookies["said"] = (said, 60)
+            self.cookies["said"] = ("~".join([said, *map(str, numbers)]), 60)
         return response
+
+    def _said(self) -> str:
+        """What the page before has to say, once."""
+        cookie = self.request.cookies.get(self.site.cookie("said"), "")
+        if cookie:
+            self.cookies.setdefault("said", ("", 0))
+        found = _SAID.fullmatch(cookie)
+        if found is None or found[1] not in self.site.texts.all[self.language]:
+            return ""
+        numbers = {f"n{place}": n for place, n in enumerate(found[2].split("~")[1:], start=1)}
+        return self.say(found[1], **numbers)
 
     def error(self, status: int, *, detail: str = "", reference: str = "", wait_s: int = 0) -> Response:
         """The page of an error."""
@@ -333,21 +345,18 @@ class Visit:
         self.cookies["session"] = (token, None)
 
     def _shared(self) -> dict[str, Any]:
-        said = self.request.cookies.get(self.site.cookie("said"), "")
-        if said:
-            self.cookies.setdefault("said", ("", 0))
-        known = _TEXT_KEY.fullmatch(said) and said in self.site.texts.all[self.language]
         return {
             "t": self.say,
             "csrf": self._csrf_input,
             "moment": self._moment,
+            "because": lambda written: sentences.reason(written, self.language),
             "language": self.language,
             "standing": self.standing,
             "role": self.standing if self.standing in SIGNED_IN else "",
             "service": self.site.settings.web.service,
             "help": self.site.settings.web.help,
             "here": self.request.url.path,
-            "said": self.say(said) if known else "",
+            "said": self._said(),
             "home": home_of(self),
         }
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from notifier import sentences
+from notifier import notices, sentences
 from notifier.addresses import Reason
 from notifier.changes import Change
+from notifier.errors import ConflictError, SealingError
 from notifier.importers import Doubt
 from notifier.judging import RowReason
+from notifier.sealing import MasterKey
+from workers import breaker
 
 CODES = [code for kind in (Reason, RowReason, Doubt, Change) for code in kind]
 
@@ -42,3 +45,50 @@ def test_the_page_on_lists_has_every_code_with_its_sentences():
     page = (Path(__file__).parents[2] / "docs" / "lists.md").read_text(encoding="utf-8")
     for code, (french, english) in sentences.codes().items():
         assert f"| `{code}` | {french} | {english} |" in page
+
+
+def test_every_reason_that_a_breaker_writes_has_a_french_sentence():
+    codes = [
+        "http_401",
+        "http_402",
+        "smtp_421",
+        "connect_failed",
+        "timeout",
+        "http_503",
+        "smtp_550_5.7.1",
+        "http_400",
+    ]
+    written = [
+        breaker.plain_reason(provider, code)
+        for provider in ("smtp", "brevo-sms", "brevo-email", "another")
+        for code in (*codes, "odd")
+    ]
+    written += [breaker.receiver_reason("orange", code) for code in ("smtp_421", "smtp_550_5.7.1")]
+    assert len({beginnings for beginnings, _ in breaker._REASONS}) == len(codes) + 1
+    for english in written:
+        french = sentences.reason(english, "fr")
+        code = english[english.index("(") :].split(")")[0]
+        assert french != english
+        assert code in french, "what it was, for whoever asks the provider"
+        assert " check " not in french
+        assert " and " not in french
+        assert sentences.reason(english, "en") == english
+
+
+def test_every_reason_of_a_pause_has_a_french_sentence():
+    with pytest.raises(ConflictError) as none:
+        notices.approved(7, [], None)
+    with pytest.raises(ConflictError) as altered:
+        notices.approved(7, [], b"x")
+    with pytest.raises(SealingError) as erased:
+        MasterKey(b"k" * 32).open_data_key(None, 7)
+    with pytest.raises(SealingError) as other:
+        MasterKey(b"k" * 32).open_data_key(b"0" * 64, 7)
+    for error in (none, altered, erased, other):
+        assert "7" in sentences.reason(error.value.message, "fr")
+        assert sentences.reason(error.value.message, "fr") != error.value.message
+
+
+@pytest.mark.parametrize("typed", ["Mauvaise liste", "The provider fails, I think.", "{n}", "12 of 40"])
+def test_a_persons_own_words_stay_as_typed(typed):
+    assert sentences.reason(typed, "fr") == typed

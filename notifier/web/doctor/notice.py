@@ -169,6 +169,9 @@ def approve(visit: Visit) -> Response:
             return _page(visit, session, campaign, 422, wrong="doctor.approve_tick")
         # An import waits for this lock: how many are told cannot change between the look at it and the approval.
         controlling.locked(session, campaign.id)
+        if _is_approved(campaign, visit.text("hash")):
+            # Pressed twice, or come back to: what was wanted is so.
+            return visit.redirect(f"/doctor/campaigns/{campaign.id}/progress", said="doctor.approved_already")
         profile = incident_of(visit, session, campaign)[2]
         if visit.text("patients") != str(approving.needs(session, campaign, profile).patients):
             return _page(visit, session, campaign, 409, wrong="doctor.approve_changed")
@@ -228,6 +231,12 @@ def _page(
         to=to,
         **_tests(session, campaign),
     )
+
+
+def _is_approved(campaign: Campaign, shown_hash: str) -> bool:
+    """Whether this very text is approved already."""
+    approved = campaign.notice_hash if campaign.state != State.CANCELLED else None
+    return approved is not None and approved.hex() == shown_hash
 
 
 def _can_test(campaign: Campaign, shown: Shown) -> bool:

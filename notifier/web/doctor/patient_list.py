@@ -72,6 +72,7 @@ def _lists_page(
     found = session.scalars(
         select(ListFile).where(ListFile.campaign_id == campaign.id).order_by(ListFile.id.desc())
     ).all()
+    is_open = campaign.state != State.CANCELLED and campaign.data_key is not None
     waiting = session.scalars(
         select(ListUpload.id)
         .where(ListUpload.campaign_id == campaign.id, ListUpload.list_file_id.is_(None))
@@ -83,10 +84,11 @@ def _lists_page(
         campaign,
         status,
         lists=found,
-        waiting=waiting,
+        waiting=waiting if is_open else (),
         doubts=_open_doubts(session, campaign.id),
-        is_open=campaign.state != State.CANCELLED and campaign.data_key is not None,
+        is_open=is_open,
         is_started=campaign.started_at is not None,
+        is_not_theirs=_is_not_theirs(visit, campaign),
         most_mb=uploads.MOST_BYTES // 2**20,
         wrong=visit.say(wrong) if wrong else "",
     )
@@ -168,6 +170,7 @@ def _look_page(
         known=known or _same_file(session, campaign, seen),
         is_started=campaign.started_at is not None,
         is_approved=campaign.state == State.APPROVED,
+        is_not_theirs=_is_not_theirs(visit, campaign),
         wrong=visit.say(wrong) if wrong else "",
     )
 

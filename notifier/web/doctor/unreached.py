@@ -85,6 +85,9 @@ def _page(visit: Visit, session: Session, campaign: Campaign, status: int = 200,
         selected=len(all_),
         shown=_digest(all_),
         postable=sum(row.n for row in unreached if row.has_postal),
+        without_post=sum(
+            row.n for row in unreached if not (row.has_postal or post) and reason in ("", row.reason)
+        ),
         told_count=session.scalar(
             select(func.count())
             .select_from(Told)
@@ -93,7 +96,7 @@ def _page(visit: Visit, session: Session, campaign: Campaign, status: int = 200,
         ),
         hows=list(How),
         today=visit.now.astimezone(visit.site.zone).date(),
-        first_day=campaign.created_at.date(),
+        first_day=campaign.created_at.astimezone(visit.site.zone).date(),
         is_before=campaign.state in BEFORE_START,
         wrong=wrong,
     )
@@ -138,14 +141,17 @@ def tell(visit: Visit) -> Response:
         except InputError:
             words = Words(visit)
             said = visit.say(
-                "doctor.unreached_day", first=words.day(campaign.created_at.date()), last=words.day(visit.now)
+                "doctor.unreached_day", first=words.day(campaign.created_at), last=words.day(visit.now)
             )
             return _page(visit, session, campaign, 422, said)
         except ConflictError:
             return _page(visit, session, campaign, 409, visit.say("doctor.unreached_before"))
         if not marked:
             return _page(visit, session, campaign, 409, visit.say("doctor.unreached_changed"))
-    return visit.redirect(f"/doctor/campaigns/{campaign.id}/unreached", said="doctor.unreached_marked")
+    here, left = f"/doctor/campaigns/{campaign.id}/unreached", len(set(patients)) - marked
+    if left:
+        return visit.redirect(here, "doctor.unreached_marked_some", marked, left)
+    return visit.redirect(here, said="doctor.unreached_marked")
 
 
 @pages.post(f"{_PATH}/take-back", allow=DOCTORS)
@@ -158,9 +164,10 @@ def take_back(visit: Visit) -> Response:
         back = telling.take_back(session, campaign.id, patients, actor=visit.actor, now=visit.now)
         if not back.marked:
             return _page(visit, session, campaign, 409, visit.say("doctor.unreached_changed"))
-    return visit.redirect(
-        f"/doctor/campaigns/{campaign.id}/unreached?which=told", said="doctor.unreached_taken_back"
-    )
+    there = f"/doctor/campaigns/{campaign.id}/unreached?which=told"
+    if back.left:
+        return visit.redirect(there, "doctor.unreached_taken_back_some", back.marked, back.left)
+    return visit.redirect(there, said="doctor.unreached_taken_back")
 
 
 def _ticked(visit: Visit) -> list[int]:

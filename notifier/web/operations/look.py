@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 from starlette.responses import Response
 
-from notifier import receivers, standing, watching
+from notifier import receivers, sentences, standing, watching
 from notifier.accounts import STAFF
 from notifier.models import Hold
 from notifier.states import Campaign as State
@@ -122,6 +122,8 @@ def spoken(visit: Visit, one: Wrong) -> dict[str, str]:
     for name in ("count", "due"):
         if name in values:
             values[name] = words.number(visit, values[name])
+    if values.get("reason"):
+        values["reason"] = sentences.reason(values["reason"], visit.language)
     if one.code == "paused":
         values["count"] = words.number(visit, len(values["campaigns"]))
         values["reason"] = values["reason"] or visit.say("operations.no_reason")

@@ -9,6 +9,7 @@ import zipfile
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from httpx import Response
@@ -436,6 +437,10 @@ def test_only_what_was_seen_is_approved(signed_in: NewPerson, mine: int, databas
     assert "Votre accord est enregistré" in words(
         doctor.post(f"{path}/approve", {"hash": now_seen, "sure": "yes", "patients": "1"})
     )
+    again = doctor.post(f"{path}/approve", {"hash": now_seen, "sure": "yes", "patients": "1"})
+    assert (again.status_code, again.url.path) == (200, f"/doctor/campaigns/{mine}/progress"), "pressed twice"
+    assert "Ce message est déjà approuvé" in words(again)
+    assert doctor.post(f"{path}/approve", {"hash": seen, "sure": "yes", "patients": "1"}).status_code == 409
     with database.staff() as session:
         campaign = session.get_one(Campaign, mine)
         assert (campaign.state, campaign.notice_hash.hex()) == ("approved", now_seen)
@@ -592,6 +597,10 @@ def test_the_unreached_are_marked_one_by_one_or_all_and_taken_back(
         == 422
     )
     assert doctor.post(f"{path}/tell", {"how": "pigeon", "day": day, "patient": ticked[0]}).status_code == 422
+    before = doctor.post(f"{path}/tell", {"how": "letter", "day": "2020-01-01", "patient": ticked[0]})
+    assert f"{datetime.now(ZoneInfo('Europe/Paris')):%d/%m/%Y}" in words(before)
+    assert "Parmi elles, adresse postale inconnue : 1 personne." in words(page)
+    assert "adresse postale inconnue" not in words(doctor.get(f"{path}?post=yes"))
     doctor.post(f"{path}/tell", {"how": "call", "day": day, "patient": ticked[2]})
     assert doctor.post(f"{path}/tell", {"how": "letter", "day": day, "who": "all"}).status_code == 422, "not sure"
     all_ = {"how": "letter", "day": day, "who": "all", "sure": "yes"}
@@ -608,9 +617,15 @@ def test_the_unreached_are_marked_one_by_one_or_all_and_taken_back(
         assert sorted(session.scalars(text("SELECT how FROM told"))) == ["call", "letter", "letter"]
     told = doctor.get(f"{path}?which=told")
     assert "lettre postée" in words(told)
-    assert "C’est retiré" in words(doctor.post(f"{path}/take-back", {"patient": ticked[0]}))
+    assert "C’est retiré : ces" in words(doctor.post(f"{path}/take-back", {"patient": ticked[0]}))
     with database.staff() as session:
         assert outcome_counts(session, campaign)["unreached"] == 1
+    both = {"patient": [ticked[0], ticked[1]]}
+    some = doctor.post(f"{path}/tell", {"how": "letter", "day": day} | both)
+    assert "C’est noté pour 1 ; 1 non noté" in words(some)
+    assert "C’est noté" not in words(doctor.get(path)), "said once"
+    doctor.post(f"{path}/take-back", {"patient": ticked[0]})
+    assert "C’est retiré pour 1 ; 1 laissé" in words(doctor.post(f"{path}/take-back", both))
 
 
 def test_all_of_a_selection_is_only_that_selection(
@@ -738,5 +753,35 @@ def test_once_sending_has_begun_the_list_is_the_doctors_to_change(
 ):
     campaign, doctor_id = three_unreached
     secretary = signed_in(Role.SECRETARY, doctor_id=doctor_id)
-    refused = confirm(secretary, send(secretary, campaign, a_list(person(77))))
+    look = send(secretary, campaign, a_list(person(77)))
+    assert "Seul le médecin" in words(look), "said before it is tried"
+    assert "/import" not in look.text
+    assert "Seul le médecin" in words(secretary.get(f"/doctor/campaigns/{campaign}/list"))
+    refused = secretary.post(f"{look.url.path}/import", {"token": "x"})
     assert (refused.status_code, "Seul le médecin" in words(refused)) == (403, True)
+
+
+def test_a_cancelled_campaign_offers_no_waiting_file(signed_in: NewPerson, mine: int, database: Database):
+    doctor = signed_in()
+    send(doctor, mine, a_list(person(5)))
+    path = f"/doctor/campaigns/{mine}/list"
+    assert "/list/uploads/" in doctor.get(path).text
+    with database.staff() as session:
+        session.execute(text("UPDATE campaign SET state = 'cancelled' WHERE id = :id"), {"id": mine})
+    assert "/list/uploads/" not in doctor.get(path).text
+
+
+def test_a_reason_of_the_products_own_is_said_in_french_a_persons_own_stays(
+    signed_in: NewPerson, three_unreached: tuple[int, int], database: Database
+):
+    campaign, doctor_id = three_unreached
+    doctor = signed_in(doctor_id=doctor_id)
+    ours = "12 of 40 email addresses do not work (30%, the limit is 20%): is it the right list?"
+    for reason, said in ((ours, "est-ce la bonne liste"), ("Wrong <b>list</b>", "Wrong &lt;b&gt;list")):
+        with database.staff() as session:
+            values = {"id": campaign, "reason": reason}
+            session.execute(text("UPDATE campaign SET state = 'paused', reason = :reason WHERE id = :id"), values)
+        for path in ("", "/progress"):
+            page = doctor.get(f"/doctor/campaigns/{campaign}{path}").text
+            assert said in page
+            assert "do not work" not in page
