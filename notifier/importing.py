@@ -233,7 +233,7 @@ def _import(
     difference: Difference,
 ) -> tuple[models.ListFile, Difference]:
     session.flush()
-    has_started = _lock(session, campaign.id)
+    has_started = lock(session, campaign.id)
     with asked.open(source) as reader:
         earlier = session.scalar(
             select(models.ListFile).where(
@@ -274,9 +274,12 @@ def _import(
     return list_file, difference
 
 
-def _lock(session: Session, campaign_id: int) -> bool:
-    """Whether sending has begun. Until then the campaign is locked, so that nobody approves half a list; after
-    it only other imports wait, so that neither a pause nor a receipt need."""
+def lock(session: Session, campaign_id: int) -> bool:
+    """Whether sending has begun: so it stays to the transaction's end. Read after it what an import is decided by.
+
+    Until it has begun the campaign is locked, so that nobody approves half a list; after it only other imports
+    wait, so that neither a pause nor a receipt need. Raises ConflictError for a campaign that was cancelled.
+    """
     session.execute(
         text("SELECT pg_advisory_xact_lock(:key, :id)"), {"key": _ONE_IMPORT, "id": campaign_id % 2**31}
     )

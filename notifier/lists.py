@@ -271,9 +271,12 @@ def _earlier(session: Session, campaign_id: int, reader: RawList) -> tuple[int, 
 
 def _token(session: Session, this: Opened, last: int) -> str:
     """Of the file, of how it is read, and of what it would be added to."""
-    # Once sending has begun, an import writes to people: who looked before must look again.
-    begun = select(Campaign.started_at.is_not(None)).where(Campaign.id == this.campaign_id)
-    said = orjson.dumps([sorted(this.mapping.items()), this.sheet, last, this.campaign_id, session.scalar(begun)])
+    # Once sending has begun, an import writes to people, and before that it voids an approval: who looked before
+    # must look again.
+    now = select(Campaign.started_at.is_not(None), Campaign.notice_hash).where(Campaign.id == this.campaign_id)
+    begun, approved = session.execute(now).one()
+    read = [sorted(this.mapping.items()), this.sheet, last, this.campaign_id, begun, approved and approved.hex()]
+    said = orjson.dumps(read)
     return hashlib.sha256(this.reader.sha256 + said).hexdigest()
 
 
@@ -291,12 +294,18 @@ def import_list(
 ) -> Imported:
     """As `acts.import_list`; remembers what was said about the columns for the doctor's next list.
 
-    With `expected` (the token of a look) it raises ConflictError if the list, its mapping or the lists it is added
-    to are not what was shown.
+    With `expected` (the token of a look) it raises ConflictError if the list, its mapping, the lists it is added
+    to, or whether it is approved or started are not what was shown.
     """
     with opened(session, settings, campaign_id, source, given, now=now) as this:
+        # From here on neither lists, approval nor start can change unseen.
+        importing.lock(session, campaign_id)
         last, is_known = _earlier(session, campaign_id, this.reader)
-        _check_token(session, expected, this, last)
+        if expected is not None and expected != _token(session, this, last):
+            raise ConflictError(
+                "This is not what was shown: the file, its mapping, or the lists or state of the campaign have "
+                "changed since. Look at it again."
+            )
         columns, notes, layout = this.columns, notes_of(this.reader), layout_of(this.reader)
     list_file = acts.import_list(
         session,
@@ -311,23 +320,9 @@ def import_list(
         sheet=this.sheet,
         dead_domains=this.setting.dead_domains,
     )
-    # Another import may have come between the look at the lists and the lock on them.
-    newest = session.scalar(
-        select(func.max(ListFile.id)).where(ListFile.campaign_id == campaign_id, ListFile.id != list_file.id)
-    )
-    if not is_known:
-        _check_token(session, expected, this, newest or 0)
     if layout is not None and (this.mapping or this.sheet):
         _remember(session, this, layout, actor, now)
     return Imported(list_file, not is_known, columns, notes)
-
-
-def _check_token(session: Session, expected: str | None, this: Opened, last: int) -> None:
-    if expected is not None and expected != _token(session, this, last):
-        raise ConflictError(
-            "This is not what was shown: the file, its mapping or the lists of the campaign have changed since. "
-            "Look at it again."
-        )
 
 
 def _remember(session: Session, this: Opened, layout: bytes, actor: str, now: datetime) -> None:
@@ -359,6 +354,7 @@ def accept(
     InputError for a row whose suggestion cannot be accepted.
     """
     with opened(session, settings, campaign_id, source, given, now=now) as this:
+        importing.lock(session, campaign_id)
         known = session.scalar(
             select(ListFile.id).where(ListFile.campaign_id == campaign_id, ListFile.sha256 == this.reader.sha256)
         )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import threading
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy import text as sql
 
 from notifier import acts, controlling, lists
 from notifier.corrections import Corrections
 from notifier.domains import Domains
 from notifier.errors import ConflictError, InputError, ListError, NotFoundError
 from notifier.lists import Given
-from notifier.models import Contact, Journal, ListFile, ListMapping, Patient
+from notifier.models import Campaign, Contact, Journal, ListFile, ListMapping, Patient
 from notifier.settings import Settings
 from notifier.store import Database
 from tests.factories import FACTS, NOW, make_campaign, make_doctor, make_settings, person, start_campaign
@@ -169,6 +171,47 @@ def test_what_is_imported_is_what_was_shown(on, campaigns, what):
     with pytest.raises(ConflictError, match="not what was shown"):
         on.take(campaigns[0], text, given, expected=token)
     assert on.take(campaigns[0], text, given, expected=on.look(campaigns[0], text, given).token).is_new
+
+
+def test_who_looked_before_an_approval_does_not_void_it_unseen(on, campaigns, database, current):
+    on.take(campaigns[0], FIRST)
+    further = FIRST + "3;Roux;Max;;m@example.fr;\n"
+    tokens = {text: on.look(campaigns[0], text).token for text in (FIRST, further)}
+    with database.staff() as session:
+        shown = acts.draft(session, current, campaigns[0]).hash
+        acts.approve(session, current, campaigns[0], expected_hash=shown, actor="user:1", now=NOW)
+    for text, token in tokens.items():  # also the list that is there already
+        with pytest.raises(ConflictError, match="not what was shown"):
+            on.take(campaigns[0], text, expected=token)
+    with database.staff() as session:
+        assert session.get_one(Campaign, campaigns[0]).state == "approved"
+    assert on.take(campaigns[0], further, expected=on.look(campaigns[0], further).token).is_new
+
+
+def test_what_an_import_is_decided_by_is_read_under_its_lock(on, campaigns, database, current):
+    """Another import that is not committed yet: the second waits for it, and then sees that it is another list."""
+    token = on.look(campaigns[0], FIRST).token
+    took, refused = threading.Event(), []
+
+    def second() -> None:
+        took.set()
+        try:
+            on.take(campaigns[0], FIRST, expected=token)
+        except ConflictError as error:
+            refused.append(error)
+
+    with database.staff() as session:
+        other = FIRST.replace("2;Durand", "3;Roux")
+        lists.import_list(session, current, campaigns[0], source(other), Given(), actor="cli:test", now=NOW)
+        waiter = threading.Thread(target=second)
+        waiter.start()
+        took.wait(30)
+        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while not session.scalar(sql(waits)):
+            pass
+    waiter.join(30)
+    assert len(refused) == 1
+    assert count(database, ListFile) == 1
 
 
 def test_a_corrected_file_changes_only_its_rows(on, campaigns, database, current):

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
-from notifier import corrections, deciding, lists, sentences
+from notifier import corrections, deciding, importing, lists, sentences
 from notifier.accounts import DOCTORS
 from notifier.errors import ConflictError, InputError, ListError, NotFoundError
 from notifier.importers import Column
@@ -131,6 +131,13 @@ def _is_not_theirs(visit: Visit, campaign: Campaign) -> bool:
     return campaign.started_at is not None and visit.standing not in DECIDES
 
 
+def _may_not_act(visit: Visit, session: Session, campaign: Campaign) -> bool:
+    """The same for an act: what is answered stays so until it is done. Takes the locks in an import's order."""
+    if visit.standing in DECIDES or campaign.state == State.CANCELLED:
+        return False
+    return importing.lock(session, campaign.id)
+
+
 def _look_page(
     visit: Visit, session: Session, campaign: Campaign, kept: Upload, status: int = 200, wrong: str = ""
 ) -> Response:
@@ -224,7 +231,7 @@ def import_list(visit: Visit) -> Response:
     with visit.transaction() as session:
         campaign = campaign_of(visit, session)
         kept = _kept(visit, session, campaign)
-        if _is_not_theirs(visit, campaign):
+        if _may_not_act(visit, session, campaign):
             return _look_page(visit, session, campaign, kept, 403, "doctor.list_doctor_only")
         try:
             with session.begin_nested():
@@ -442,7 +449,7 @@ def accept(visit: Visit) -> Response:
     with visit.transaction() as session:
         campaign = campaign_of(visit, session)
         _, kept = _file_of(visit, session, campaign)
-        if _is_not_theirs(visit, campaign):
+        if _may_not_act(visit, session, campaign):
             return _suggestions_page(visit, session, campaign, 403, "doctor.list_doctor_only")
         if not ticked:
             return _suggestions_page(visit, session, campaign, 422, "doctor.suggest_none")
@@ -522,7 +529,7 @@ def decide(visit: Visit) -> Response:
         found = session.get(ListFile, problem.list_file_id) if problem else None
         if found is None or found.campaign_id != campaign.id or answer not in ("same", "two"):
             raise NotFoundError("There is no such doubt.")
-        if _is_not_theirs(visit, campaign):
+        if _may_not_act(visit, session, campaign):
             return _doubts_page(visit, session, campaign, 403, "doctor.list_doctor_only")
         try:
             with session.begin_nested():
