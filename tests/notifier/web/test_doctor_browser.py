@@ -255,4 +255,6 @@ def test_a_secretary_is_shown_nothing_they_may_not_do(
         expect(page.get_by_role("button", name="Approuver le message")).to_have_count(0)
         expect(page.get_by_text("Le médecin seul peut approuver le message.")).to_be_visible()
         eye.look(page, "doctor-3-notice-secretary")
+        page.set_viewport_size({"width": 320, "height": 800})  # WCAG 2.2, 1.4.10
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
     assert eye.wrong == []
