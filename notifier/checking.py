@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from notifier.addresses import unaccented
-from notifier.errors import ListError
-from notifier.importers import MAX_BYTES, Column, Limits, RawList, RawRow, open_list
+from notifier.importers import MAX_BYTES, Column, Limits, RawList, RawRow, Refusal, open_list, refused
 from notifier.judging import Judged, RowReason, Setting, judge, own_keys
 from notifier.matching import MOST_SHARING, People, Person, Placed, Said, Seen
 from notifier.states import Channel
 
 #: after so many rows, `progress` is told
 ROWS_AT_ONCE = 5000
-NO_ROW = "No row: the list has a header and nothing below it."
 
 
 def rows_of(reader: RawList, setting: Setting, doctor: str | Collection[str] | None = None) -> Iterator[Judged]:
@@ -44,10 +42,7 @@ class _Accepted:
         """Raises ListError if the row belongs to another doctor."""
         doctors = raw.cells.get(Column.DOCTOR)
         if doctors and all(self._keys.isdisjoint(_doctor_keys(doctor)) for doctor in doctors):
-            raise ListError(
-                f"Row {raw.number} belongs to another doctor than {self._first!r}, for whom this list was "
-                "handed in. Nothing was saved. Hand in one list per doctor."
-            )
+            raise refused(Refusal.ANOTHER_DOCTOR, row=raw.number, doctor=self._first)
 
 
 _TITLES = frozenset({"dr", "docteur", "doctor", "pr", "prof", "professeur", "m", "mr", "mme", "mlle"})
@@ -254,7 +249,7 @@ def check_list(
             if progress and totals.rows % ROWS_AT_ONCE == 0:
                 progress(totals.rows)
         if not totals.rows:
-            raise ListError(NO_ROW)
+            raise refused(Refusal.NO_ROW)
         unread = [
             {"row": row, "column": column, "reason": str(why)} for row, column, why in unread_columns(reader)
         ]

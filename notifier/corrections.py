@@ -15,7 +15,7 @@ from notifier import sentences, writing
 from notifier.addresses import Reason, tidy, unaccented, visible
 from notifier.checking import Crowds, Totals, check_rows, drop_crowded, rows_of
 from notifier.errors import InputError
-from notifier.importers import Column, Doubt, RawList, RawRow
+from notifier.importers import Column, Doubt, RawList, RawRow, Refusal, as_error
 from notifier.importers.columns import looks_like_contact
 from notifier.importers.tables import NO_COMMENT
 from notifier.judging import Judged, Problem, RowReason, Setting, judge
@@ -239,29 +239,18 @@ def accept(reader: RawList, setting: Setting, rows: Collection[int] | None) -> A
         if not taken or not _is_known_again(judged):
             if wanted is None:
                 continue
-            raise InputError(_why_not(raw.number, bool(taken)))
+            raise as_error(InputError, Refusal.NOT_KNOWN_AGAIN if taken else Refusal.NO_SUGGESTION, row=raw.number)
         cells = _with(table, raw, taken)
         if cells is None or not _does_only_that(cells, table, judged, taken, setting):
-            raise InputError(
-                f"The suggestion in row {raw.number} cannot be put in its place: correct the row itself."
-            )
+            raise as_error(InputError, Refusal.NOT_IN_PLACE, row=raw.number)
         records.append(cells)
         accepted += taken
         (wanted or set()).discard(raw.number)
     if wanted:
-        raise InputError(f"There is no row {min(wanted)} in this list.")
+        raise as_error(InputError, Refusal.NO_SUCH_ROW, row=min(wanted))
     if not records:
-        raise InputError("This list has no suggestion that could be accepted.")
+        raise as_error(InputError, Refusal.NOTHING_SUGGESTED)
     return Accepted(writing.START + writing.lines([table.names, *records]), accepted)
-
-
-def _why_not(row: int, has_suggestion: bool) -> str:
-    if not has_suggestion:
-        return f"Row {row} has no suggestion."
-    return (
-        f"Row {row} has neither a patient id nor names with a birth date, so its person would not be known again. "
-        "Correct it in the practice software and hand the whole list in."
-    )
 
 
 def _is_known_again(judged: Judged) -> bool:

@@ -19,6 +19,11 @@ Expected results of sending (a refused address, a provider's "no") are values, n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+#: what an error is about, by name
+Values = Mapping[str, int | str | list[str]]
+
 
 class NotifierError(Exception):
     """Base of all errors; `message` is for people: what, where, how to mend it."""
@@ -37,7 +42,22 @@ class ServiceError(NotifierError):
 
 
 class InputError(NotifierError):
-    """What was handed in cannot be used as it is; nothing was saved."""
+    """What was handed in cannot be used as it is; nothing was saved.
+
+    About a list, `french` says what `message` says in English, and `code` and `values` say it to programs.
+    """
+
+    def __init__(
+        self, message: str, *, french: str | None = None, code: str | None = None, values: Values | None = None
+    ) -> None:
+        super().__init__(message)
+        self.french = french
+        self.code = code
+        self.values = values or {}
+
+    def in_language(self, language: str) -> str:
+        """For people: in French where there are French words, else in English."""
+        return self.french if language == "fr" and self.french is not None else self.message
 
 
 class ListError(InputError):

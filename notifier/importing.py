@@ -22,11 +22,11 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from notifier import models, states, store
-from notifier.checking import NO_ROW, ROWS_AT_ONCE, check_list, rows_of, unread_columns
+from notifier.checking import ROWS_AT_ONCE, check_list, rows_of, unread_columns
 from notifier.copying import boolean, copy, fields, int2, int4, int8, raw
 from notifier.copying import text as text_field
-from notifier.errors import ConflictError, ListError
-from notifier.importers import MAX_BYTES, Column, Limits, RawList, open_list
+from notifier.errors import ConflictError
+from notifier.importers import MAX_BYTES, Column, Limits, RawList, Refusal, open_list, refused
 from notifier.judging import WORDS, Identity, Judged, RowReason, Setting, own_keys
 from notifier.matching import MOST_SHARING, Contact, Keys, People, Person, Said, Seen
 from notifier.reaching import has_told, is_set_aside
@@ -257,9 +257,9 @@ def _import(
         saving.stage(rows_of(reader, setting, asked.expected_doctor), asked.progress)
         saving.add_problems(unread_columns(reader))
     if not difference.rows:
-        raise ListError(NO_ROW)
+        raise refused(Refusal.NO_ROW)
     if difference.rows == difference.refused:
-        raise ListError(f"No row of the list is a patient ({difference.rows} rows read, all refused).")
+        raise refused(Refusal.NO_PATIENT, rows=difference.rows)
     if has_started:
         # Results of deliveries wait for this moment: both sides change the same patients, in different orders.
         store.settle_alone(session)

@@ -17,8 +17,7 @@ from notifier import changes, sentences, writing
 from notifier.addresses import Reason, check_email, check_phone, split_emails, split_phones, tidy, visible
 from notifier.changes import OF_FORM, Change
 from notifier.checking import Checked, Pair, Totals, check_rows, unread_columns
-from notifier.errors import ListError
-from notifier.importers import Column, Doubt, Header, RawList, RawRow
+from notifier.importers import Column, Doubt, Header, RawList, RawRow, Refusal, refused
 from notifier.importers.rows import REFUSING
 from notifier.judging import Judged, Problem, RowReason, Setting, clean_name
 
@@ -153,7 +152,7 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """What the list comes to; complete once all rows were taken. Raises ListError for a list without rows."""
         if not self.totals.rows:
-            raise ListError("No row: the list has a header and nothing below it.")
+            raise refused(Refusal.NO_ROW)
         unread = [name for _, name, _ in unread_columns(self._reader)]
         codes = set(self._codes) | ({str(RowReason.COLUMN_NOT_READ)} if unread else set())
         return {

@@ -12,6 +12,7 @@ from notifier import addresses, judging
 from notifier.addresses import Reason
 from notifier.changes import Change
 from notifier.importers import Doubt
+from notifier.importers.refusals import Refusal, words_of
 from notifier.judging import RowReason
 
 #: the languages of every sentence
@@ -241,6 +242,11 @@ def sentence(code: str) -> tuple[str, str]:
 def codes() -> dict[str, tuple[str, str]]:
     """Every code a report may hold, with its sentence."""
     return {str(code): sentence(str(code)) for kind in (Reason, RowReason, Doubt, Change) for code in kind}
+
+
+def refusals() -> dict[str, tuple[str, str]]:
+    """Why a whole list is refused, by code; the names of values stand in braces."""
+    return {str(why): words_of(why) for why in Refusal}
 
 
 def in_language(code: str, language: str) -> str:

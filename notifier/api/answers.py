@@ -370,7 +370,7 @@ class CodeInWords(Said):
 
 
 class Codes(Said):
-    """All codes that a report may hold."""
+    """All codes that a report may hold, and those of a list that is refused."""
 
     items: list[CodeInWords]
 

@@ -330,10 +330,12 @@ def _file(pieces: Iterable[bytes], kind: str, name: str | None) -> Response:
 
 @router.get("/list-codes", summary="Say each code of a list in words", response_model=answers.Codes)
 def list_codes(known: Known) -> answers.Codes:
-    """What it means and what to do, in French and in English."""
-    return answers.Codes(
-        items=[answers.CodeInWords(code=code, fr=fr, en=en) for code, (fr, en) in sentences.codes().items()]
-    )
+    """What it means and what to do, in French and in English.
+
+    Where a whole list is refused (`code` of a problem), the names of its `values` stand in braces.
+    """
+    said = sentences.codes() | sentences.refusals()
+    return answers.Codes(items=[answers.CodeInWords(code=code, fr=fr, en=en) for code, (fr, en) in said.items()])
 
 
 @router.get(

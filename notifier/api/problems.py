@@ -104,6 +104,10 @@ class Problem(BaseModel):
     errors: list[FieldError] | None = None
     #: only for a notice that is not complete
     missing: list[MissingPart] | None = None
+    #: only for a list: `detail` in French, its code (`GET /list-codes`) and what it is about
+    detail_fr: str | None = None
+    code: str | None = None
+    values: dict[str, int | str | list[str]] | None = None
 
 
 def answer(
@@ -114,6 +118,7 @@ def answer(
     headers: Mapping[str, str] | None = None,
     errors: list[FieldError] | None = None,
     missing: list[MissingPart] | None = None,
+    about: InputError | None = None,
 ) -> Response:
     """A problem as a response."""
     said = Problem(
@@ -123,6 +128,9 @@ def answer(
         detail=detail,
         errors=errors,
         missing=missing,
+        detail_fr=about.french if about else None,
+        code=about.code if about else None,
+        values=dict(about.values) or None if about else None,
     )
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers = {"Retry-After": str(RETRY_AFTER_S), **(headers or {})}
@@ -160,7 +168,8 @@ def of_error(error: NotifierError) -> Response:
             unsaid = isinstance(error.__cause__, DBAPIError)
             detail = "The database does not answer." if unsaid else error.message
             headers = {"Retry-After": str(_AT_WORK_RETRY_AFTER_S)} if isinstance(error, StillAtWork) else None
-            return answer(status, name, detail, headers=headers, missing=missing)
+            about = error if isinstance(error, InputError) else None
+            return answer(status, name, detail, headers=headers, missing=missing, about=about)
     # A wrong setting or key is for those who run the program, not for the caller.
     log.error("request_failed", error=type(error).__name__, message=error.message)
     return answer(500)

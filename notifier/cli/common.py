@@ -381,7 +381,19 @@ def errors_said_plainly(ctx: Any) -> Iterator[None]:
             if isinstance(error, IncompleteNotice)
             else None
         )
-        fail(one_line(error.message), bool(ctx.meta.get(_JSON)), **({"missing": missing} if missing else {}))
+        also: dict[str, Any] = {"missing": missing} if missing else {}
+        if isinstance(error, InputError) and error.code:
+            also |= {"code": error.code, "values": error.values}
+        fail(one_line(error.message), bool(ctx.meta.get(_JSON)), **also)
+
+
+@contextmanager
+def said_in(language: str) -> Iterator[None]:
+    """Says what is wrong with a list in this language, where there are words in it."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(error.in_language(language), code=error.code, values=error.values) from error
 
 
 def fail(message: str, as_json: bool, **also: Any) -> NoReturn:

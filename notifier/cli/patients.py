@@ -375,6 +375,7 @@ def report(
     if out.suffix not in (".csv", ".json"):
         raise InputError("--out needs a name that ends in .csv or .json.")
     with (
+        common.said_in(language),
         common.work() as work,
         lists.opened(work.session, work.settings, campaign, file, given, now=work.now) as this,
     ):
@@ -413,6 +414,7 @@ def corrections(
     """
     given = _given(file, map_, sheet, check_domains)
     with (
+        common.said_in(language),
         common.work() as work,
         lists.opened(work.session, work.settings, campaign, file, given, now=work.now) as this,
     ):

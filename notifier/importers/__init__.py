@@ -12,9 +12,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from notifier.errors import ListError
 from notifier.importers import csv, fhir, formats, ods, xlsx
 from notifier.importers.columns import CONTACTS, IGNORE, NAMES, SEVERAL, Column, Header, Question, recognise
+from notifier.importers.refusals import Refusal, as_error, refused
 from notifier.importers.rows import (
     MAX_BYTES,
     WORDS,
@@ -47,9 +47,12 @@ __all__ = [
     "Question",
     "RawList",
     "RawRow",
+    "Refusal",
     "Sheet",
+    "as_error",
     "open_list",
     "recognise",
+    "refused",
 ]
 
 _READERS = {
@@ -93,7 +96,7 @@ def open_list(
                 stream.close()
             raise
     except OSError as error:
-        raise ListError(f"The list cannot be read: {error.strerror or error}.") from error
+        raise refused(Refusal.UNREADABLE, cause=error.strerror or type(error).__name__) from error
     try:
         yield opened
     finally:

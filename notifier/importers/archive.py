@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 from xml.parsers import expat
 
-from notifier.errors import ListError
+from notifier.importers.refusals import Refusal, refused
 from notifier.importers.rows import Limits
 
 _CHUNK = 128 * 1024
@@ -26,8 +26,6 @@ _SMALL = 16 * 1024 * 1024
 #: one tag with its attributes; the parser holds it whole
 _LONGEST_TAG = 1024 * 1024
 _DEEPEST = 100
-
-_DAMAGED = "The spreadsheet is damaged or protected by a password. Open it, save it again as XLSX, ODS or CSV."
 
 #: by local name; called with the attributes
 Starts = dict[str, Callable[[dict[str, str]], None]]
@@ -55,7 +53,7 @@ def damage_refused() -> Iterator[None]:
         # an encoding that the XML names and nobody knows
         LookupError,
     ) as error:
-        raise ListError(_DAMAGED) from error
+        raise refused(Refusal.DAMAGED) from error
 
 
 class Archive:
@@ -68,9 +66,9 @@ class Archive:
             self._zip = zipfile.ZipFile(stream)
             self._parts = {info.filename.lstrip("/"): info for info in self._zip.infolist()}
         if len(self._parts) > _MOST_PARTS:
-            raise ListError(f"The spreadsheet has {len(self._parts):,} parts; {_MOST_PARTS:,} are allowed.")
+            raise refused(Refusal.MANY_PARTS, parts=len(self._parts), most=_MOST_PARTS)
         if sum(info.file_size for info in self._parts.values()) > limits.max_unpacked_bytes:
-            raise ListError(_too_large(limits.max_unpacked_bytes))
+            raise refused(Refusal.UNPACKS_TOO_LARGE, most=limits.max_unpacked_bytes)
         self._folded = {name.casefold(): name for name in self._parts}
 
     def has(self, name: str) -> bool:
@@ -84,7 +82,7 @@ class Archive:
         largest = largest or self._limits.max_unpacked_bytes
         with damage_refused():
             if (known := self._folded.get(name.casefold())) is None:
-                raise ListError(_DAMAGED)
+                raise refused(Refusal.DAMAGED)
             info = self._parts[known]
             _refuse_trap(info, largest)
             read = 0
@@ -92,23 +90,16 @@ class Archive:
                 while chunk := part.read(_CHUNK):
                     read += len(chunk)
                     if read > largest or (read > _SMALL and read > info.compress_size * _HIGHEST_RATIO):
-                        raise ListError(_too_large(largest))
+                        raise refused(Refusal.UNPACKS_TOO_LARGE, most=largest)
                     yield chunk
 
 
 def _refuse_trap(info: zipfile.ZipInfo, largest: int) -> None:
     if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ListError(_DAMAGED)
+        raise refused(Refusal.DAMAGED)
     is_bomb = info.file_size > _SMALL and info.file_size > info.compress_size * _HIGHEST_RATIO
     if is_bomb or info.file_size > largest:
-        raise ListError(_too_large(largest))
-
-
-def _too_large(largest: int) -> str:
-    return (
-        f"The spreadsheet unpacks to more than is allowed ({largest:,} bytes), or is packed more tightly "
-        "than any list. Save it as CSV and hand that in."
-    )
+        raise refused(Refusal.UNPACKS_TOO_LARGE, most=largest)
 
 
 def parse(chunks: Iterator[bytes], starts: Starts, ends: Ends, data: Data | None = None) -> Iterator[None]:
@@ -125,7 +116,7 @@ def parse(chunks: Iterator[bytes], starts: Starts, ends: Ends, data: Data | None
         nonlocal depth
         depth += 1
         if depth > _DEEPEST:
-            raise ListError("The spreadsheet's XML is nested too deeply. Save it as CSV and hand that in.")
+            raise refused(Refusal.XML_DEPTH)
         call = starts.get(name) or starts.get(local(name))
         if call is not None:
             call(attributes)
@@ -138,7 +129,7 @@ def parse(chunks: Iterator[bytes], starts: Starts, ends: Ends, data: Data | None
             call()
 
     def doctype(*_: object) -> None:
-        raise ListError("The spreadsheet's XML declares entities (DOCTYPE), which no list needs. It is not read.")
+        raise refused(Refusal.XML_ENTITIES)
 
     parser.StartElementHandler = opened
     parser.EndElementHandler = closed
@@ -151,9 +142,7 @@ def parse(chunks: Iterator[bytes], starts: Starts, ends: Ends, data: Data | None
             parser.Parse(chunk, False)
             fed += len(chunk)
             if fed - parser.CurrentByteIndex > _LONGEST_TAG:
-                raise ListError(
-                    "The spreadsheet's XML has a tag that is too long. Save it as CSV and hand that in."
-                )
+                raise refused(Refusal.XML_LONG_TAG)
             yield
         parser.Parse(b"", True)
     yield

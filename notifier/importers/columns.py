@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from notifier.addresses import check_email, check_phone, unaccented, visible
-from notifier.errors import ListError
+from notifier.importers.refusals import Refusal, refused
 
 
 class Column(StrEnum):
@@ -298,21 +298,18 @@ class Layout:
         return {index: header.column for index, header in enumerate(self.headers) if header.column is not None}
 
     def require_contacts(self) -> None:
-        """Raises ListError if no column holds a contact and none is still asked about."""
-        columns = {header.column for header in self.headers}
-        asked = {column for header in self.headers for column in header.could_be}
-        if columns.isdisjoint(CONTACTS) and asked.isdisjoint(CONTACTS):
-            read = ", ".join(repr(h.name[:40]) for h in self.headers[:40] if h.name) or "none"
-            raise ListError(
-                f"No column with contacts. Columns read: {read}. Name one of them for instance "
-                "'email', 'courriel', 'adresse e-mail', 'telephone', 'portable', 'mobile' or 'phone'."
-            )
+        """Raises ListError if no column holds a contact and none is asked about."""
+        known = {column for header in self.headers for column in (header.column, *header.could_be)}
+        if known.isdisjoint(CONTACTS):
+            raise refused(Refusal.NO_CONTACTS, names=[header.key for header in self.headers])
 
 
 def layout(names: Sequence[str], mapping: Mapping[str, str] | None, samples: Sequence[Sequence[str]]) -> Layout:
     """What each column is: by the mapping, else by its name, questioned by the cells of the first rows.
 
-    Raises ListError for a mapping that names no known meaning, or one meaning for two columns.
+    Where no column is one of contacts, those that are not read are asked about: a list without contacts reaches
+    nobody. Raises ListError for a mapping that names no known meaning, or one meaning for two columns, and where
+    no column is left to be asked about.
     """
     wanted, missing = _answers(names, mapping or {})
     headers = [
@@ -324,7 +321,27 @@ def layout(names: Sequence[str], mapping: Mapping[str, str] | None, samples: Seq
         headers[index] = _by_cells(headers[index], [row[index] for row in samples if index < len(row)])
     given = _given_once(headers, wanted)
     _ask_about_doubles(headers, own, given)
-    return Layout(tuple(headers), tuple(_question(header) for header in headers if header.could_be), missing)
+    asked = _ask_for_contacts(headers, own, samples)
+    questions = [_question(header, index in asked) for index, header in enumerate(headers) if header.could_be]
+    return Layout(tuple(headers), tuple(questions), missing)
+
+
+def _ask_for_contacts(headers: list[Header], own: Sequence[int], samples: Sequence[Sequence[str]]) -> set[int]:
+    """Which columns are asked about because none is one of contacts: those with contacts in their first cells,
+    else all that are not read and hold anything. Raises ListError if there is none."""
+    known = {column for header in headers for column in (header.column, *header.could_be)}
+    if not known.isdisjoint(CONTACTS):
+        return set()
+    cells = {
+        index: [row[index] for row in samples if index < len(row) and visible(row[index])]
+        for index in own
+        if headers[index].column is None and not headers[index].could_be
+    }
+    like = {index for index, values in cells.items() if any(map(looks_like_contact, values))}
+    asked = like or {index for index, values in cells.items() if values or (headers[index].name and not samples)}
+    for index in asked:
+        headers[index] = replace(headers[index], could_be=CONTACTS)
+    return asked
 
 
 def _keys(names: Sequence[str]) -> list[str]:
@@ -360,9 +377,7 @@ def _meaning_of(name: str, value: str) -> Column | None:
         return Column(value)
     except ValueError:
         allowed = ", ".join([*Column, IGNORE])
-        raise ListError(
-            f"The mapping of {name[:40]!r} is not known: {value[:40]!r}. Allowed: {allowed}."
-        ) from None
+        raise refused(Refusal.UNKNOWN_MEANING, name=name, meaning=value, allowed=(allowed, allowed)) from None
 
 
 def _mapped(key: str, name: str, column: Column | None) -> Header:
@@ -415,9 +430,12 @@ def _given_once(headers: Sequence[Header], wanted: Mapping[int, Column | None]) 
         if column is None or column in SEVERAL or column is Column.DOCTOR:
             continue
         if column in given:
-            raise ListError(
-                f"The mapping gives two columns the same meaning ({column}): {given[column][:40]!r} and "
-                f"{headers[index].key[:40]!r}. Map one of them to {IGNORE!r}."
+            raise refused(
+                Refusal.MEANING_TWICE,
+                meaning=str(column),
+                first=given[column],
+                second=headers[index].key,
+                ignore=IGNORE,
             )
         given[column] = headers[index].key
     return frozenset(given)
@@ -436,8 +454,17 @@ def _ask_about_doubles(headers: list[Header], own: Sequence[int], given: frozens
                 headers[double] = replace(headers[double], column=None, could_be=(column,))
 
 
-def _question(header: Header) -> Question:
+def _question(header: Header, is_for_contacts: bool) -> Question:
     options = (*map(str, header.could_be), IGNORE)
+    if is_for_contacts:
+        return Question(
+            header.key,
+            options,
+            f"Aucune colonne de contacts n'a été reconnue. La colonne « {header.key[:60]} » contient-elle des "
+            "adresses e-mail (email) ou des téléphones (phone) ?",
+            f"No column is known as one of contacts. Does the column {header.key[:60]!r} hold email addresses "
+            "(email) or telephone numbers (phone)?",
+        )
     if len(header.could_be) == 1:
         column = header.could_be[0]
         advice = " or number them (for instance 'email 1' and 'email 2')" if column in SEVERAL else ""

@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from notifier.errors import ListError
 from notifier.importers.encodings import Text, examine, repaired
+from notifier.importers.refusals import Refusal, refused
 from notifier.importers.rows import Asked, Doubt, Format, Limits, RawList
 from notifier.importers.tables import Head, Record, find_head, notes_on_head, read_head, trimmed
 
@@ -32,9 +32,7 @@ def read(stream: BinaryIO, asked: Asked) -> RawList:
     limits = asked.limits
     delimiter, head = _find_header(lambda sign: _records(stream, text, sign, None, limits), asked.mapping)
     width = len(head.cells) if head else None
-    rows = read_head(
-        head, lambda: _records(stream, text, delimiter, width, limits), asked.mapping, "The list is empty."
-    )
+    rows = read_head(head, lambda: _records(stream, text, delimiter, width, limits), asked.mapping)
     return RawList(
         format=Format.CSV,
         sha256=text.sha256,
@@ -88,9 +86,7 @@ def _records(stream: BinaryIO, text: Text, delimiter: str, width: int | None, li
             fields, doubts = _quoted(line, lines, delimiter, width)
             fields = list(map(_opened, fields))
         if len(fields) > limits.max_columns and len(fields := trimmed(fields)) > limits.max_columns:
-            raise ListError(
-                f"Row {number} has {len(fields)} cells; {limits.max_columns} are allowed. Is this a CSV file?"
-            )
+            raise refused(Refusal.MANY_CELLS, row=number, cells=len(fields), most=limits.max_columns)
         yield number, fields, doubts
 
 
@@ -182,7 +178,7 @@ class _Lines:
             return None
         self._number += 1
         if len(line) > self.longest:
-            raise ListError(f"Line {self._number} is longer than {self.longest:,} characters. Is this a CSV file?")
+            raise refused(Refusal.LONG_LINE, line=self._number, most=self.longest)
         line = line.rstrip("\r\n")
         if self._repairs:
             line = self._repaired(line)

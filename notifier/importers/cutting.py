@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from notifier.errors import ListError
+from notifier.importers.refusals import Refusal, refused
 
 #: a string, its closing quote apart (none: it goes on in what was not read yet), or a bracket
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)|[][{}]', re.DOTALL)
@@ -45,10 +45,10 @@ class Cut:
                     key = text
                 opened.append(sign)
                 if len(opened) > _DEEPEST:
-                    raise ListError("The JSON is nested too deeply to be FHIR.")
+                    raise refused(Refusal.JSON_DEPTH)
             elif not opened or opened.pop() != sign - 2:
                 # } and ] stand two places after { and [
-                raise ListError("The JSON is broken: a bracket closes what was not opened. Export it again.")
+                raise refused(Refusal.JSON_BRACKET)
 
     def _is_wanted(self, opened: list[int]) -> bool:
         return opened in ([], [0x5B]) if self._whole else opened == [0x7B, 0x5B]
@@ -63,7 +63,7 @@ class Cut:
             self._position = len(self._buffer) if token is None else token.start()
             if not self._read(self._position):
                 if is_open or token is not None:
-                    raise ListError(_CUT_OFF)
+                    raise refused(Refusal.JSON_CUT_OFF)
                 return None
 
     def _object(self) -> bytes | None:
@@ -77,7 +77,7 @@ class Cut:
                     start = None
                 kept = self._position if start is None else start
                 if not self._read(kept):
-                    raise ListError(_CUT_OFF)
+                    raise refused(Refusal.JSON_CUT_OFF)
                 start = None if start is None else 0
                 continue
             depth += 1 if brace[1] == b"{" else -1
@@ -89,7 +89,7 @@ class Cut:
     def _read(self, kept: int) -> bool:
         """Reads on, twice as much each time; forgets what stands before `kept`. False at the end of the file."""
         if len(self._buffer) - self._position > self._largest:
-            raise ListError(f"The JSON is broken: a text of more than {self._largest:,} bytes.")
+            raise refused(Refusal.JSON_LONG_TEXT, most=self._largest)
         # several may read from one stream
         self._stream.seek(self._at)
         more = self._stream.read(self._size)
@@ -98,6 +98,3 @@ class Cut:
         self._buffer = self._buffer[kept:] + more
         self._position -= kept
         return bool(more)
-
-
-_CUT_OFF = "The file ends in the middle of a record: it was cut off. Export it again."

@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from notifier.errors import ListError
+from notifier.importers.refusals import Refusal, refused
 from notifier.importers.rows import Code, Note
 
 _CHUNK = 1024 * 1024
-AS_CSV = "Save it as CSV (in Excel: Save as, CSV UTF-8) and hand that in."
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +64,14 @@ def examine(stream: BinaryIO) -> Text:
         if "\0" in text or (not named and b"\0" in chunk):
             # UTF-16 has two bytes for most characters
             inside = text.index("\0") * 2 if named else chunk.index(b"\0")
-            raise ListError(
-                f"This is not a text file: there are zero bytes near byte {position + inside + 1:,}. {AS_CSV}"
-            )
+            raise refused(Refusal.ZERO_BYTES, byte=position + inside + 1)
         if is_valid:
             accents.add(text)
         position += len(chunk)
     if is_valid:
         return Text(named or "utf-8", digest.digest(), *accents.judged())
     if named:
-        raise ListError(f"The list begins as {named.upper()} but is damaged further down. Export it again.")
+        raise refused(Refusal.BROKEN_ENCODING, encoding=named.upper())
     return Text(_one_byte_encoding(stream), digest.digest())
 
 
@@ -119,17 +116,14 @@ def _one_byte_encoding(stream: BinaryIO) -> str:
         in_utf8 += len(chunk.decode("utf-8", "ignore").encode()) - (len(chunk) - len(above))
     if in_utf8 * 2 > high:
         # mostly UTF-8: read as cp1252 every accent would become two wrong letters, in names too
-        raise ListError("The list's encoding is damaged: it is partly UTF-8. Export it again, as UTF-8.")
+        raise refused(Refusal.MIXED_ENCODING)
     for encoding in _OLD:
         telling = sum(counts[byte] for byte in _TELLING[encoding])
         is_french = _french(counts, encoding) >= _SURE * high and _french(counts, "cp1252") <= _UNLIKELY * high
         if is_french and telling >= _ENOUGH * high:
             return encoding
     if any(counts[byte] for byte in _CP1252_UNDEFINED):
-        raise ListError(
-            "The list's encoding is not known: neither UTF-8, UTF-16, Windows-1252 nor ISO-8859-15. "
-            "Export it again, as UTF-8."
-        )
+        raise refused(Refusal.UNKNOWN_ENCODING)
     only_cp1252 = any(counts[byte] for byte in _CP1252)
     return "cp1252" if only_cp1252 or not any(counts[byte] for byte in _ISO_15) else "iso-8859-15"
 

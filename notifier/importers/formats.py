@@ -8,21 +8,20 @@ from pathlib import PurePath
 from typing import BinaryIO
 
 from notifier.errors import ListError
-from notifier.importers.encodings import AS_CSV
+from notifier.importers.refusals import KINDS, Refusal, refused
 from notifier.importers.rows import Format
 
 _ZIP = b"PK\x03\x04"
 _OTHER_KINDS = {
-    b"%PDF": "a PDF document",
-    b"\x1f\x8b": "a compressed file (gzip)",
-    b"7z\xbc\xaf": "a compressed file (7z)",
-    b"Rar!": "a compressed file (RAR)",
-    b"\x89PNG": "a picture",
-    b"\xff\xd8\xff": "a picture",
-    b"{\\rtf": "a text document (RTF)",
-    b"SQLite format 3": "a database (SQLite)",
+    b"%PDF": "pdf",
+    b"\x1f\x8b": "gzip",
+    b"7z\xbc\xaf": "7z",
+    b"Rar!": "rar",
+    b"\x89PNG": "picture",
+    b"\xff\xd8\xff": "picture",
+    b"{\\rtf": "rtf",
+    b"SQLite format 3": "sqlite",
 }
-_AS_LIST = "Save it as XLSX or CSV (in Excel: Save as, CSV UTF-8) and hand that in."
 #: the container of old Office documents, and of new ones that are encrypted (MS-CFB §2.2, MS-OFFCRYPTO §2.3)
 _COMPOUND = b"\xd0\xcf\x11\xe0"
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
@@ -51,10 +50,10 @@ def recognise(stream: BinaryIO) -> Format:
         raise _of_compound(stream)
     for magic, kind in _OTHER_KINDS.items():
         if start.startswith(magic):
-            raise ListError(f"This is {kind}, not a list. {_AS_LIST}")
+            raise refused(Refusal.OTHER_FORMAT, kind=KINDS[kind])
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if re.match(rb"(?i)<(!doctype|html|table|head|\?xml|body|meta)", text):
-        raise ListError(f"This is a web page or an XML document, not a list. Open it in Excel. {_AS_LIST}")
+        raise refused(Refusal.WEB_PAGE)
     if text[:1] in (b"{", b"["):
         return _of_json(stream)
     return Format.CSV
@@ -66,14 +65,8 @@ def _of_compound(stream: BinaryIO) -> ListError:
     ends = stream.read(65536)
     stream.seek(max(0, stream.seek(0, 2) - 65536))
     if _ENCRYPTED in ends + stream.read(65536):
-        return ListError(
-            "This document is protected by a password. Open it in Excel, take the password off (File, Info, "
-            "Protect Workbook), save it as XLSX and hand that in."
-        )
-    return ListError(
-        "This is an old Excel document (.xls). Open it in Excel or LibreOffice, choose Save as, XLSX (Classeur "
-        "Excel), and hand that in."
-    )
+        return refused(Refusal.PASSWORD)
+    return refused(Refusal.OLD_EXCEL)
 
 
 def contradicts(filename: str | None, found: Format) -> bool:
@@ -95,21 +88,18 @@ def _of_zip(stream: BinaryIO) -> Format:
         ValueError,
         EOFError,
     ) as error:
-        raise ListError(f"The file is a damaged spreadsheet or ZIP archive. {_AS_LIST}") from error
+        raise refused(Refusal.DAMAGED_ARCHIVE) from error
     if mimetype.strip() == b"application/vnd.oasis.opendocument.spreadsheet" or (
         not mimetype and "content.xml" in names
     ):
         return Format.ODS
     if "xl/workbook.bin" in names:
-        raise ListError(
-            "This is an Excel document in binary form (.xlsb). Open it in Excel, choose Save as, XLSX (Classeur "
-            "Excel), and hand that in."
-        )
+        raise refused(Refusal.BINARY_EXCEL)
     if any(re.fullmatch(r"(?i)/?xl/workbook\d*\.xml", name) for name in names):
         return Format.XLSX
     if mimetype or "[Content_Types].xml" in names:
-        raise ListError(f"This is a document, not a spreadsheet. {_AS_LIST}")
-    raise ListError(f"This is a ZIP archive. Unpack it and hand in the list inside. {AS_CSV}")
+        raise refused(Refusal.DOCUMENT)
+    raise refused(Refusal.ZIP_ARCHIVE)
 
 
 def _is_small(archive: zipfile.ZipFile, name: str, names: set[str]) -> bool:
@@ -127,10 +117,7 @@ def _of_json(stream: BinaryIO) -> Format:
     start = stream.read(65536).removeprefix(b"\xef\xbb\xbf").lstrip()
     named, entry = _RESOURCE_TYPE.search(start), _ENTRY.search(start)
     if not named:
-        raise ListError(
-            "This is JSON, but no FHIR: the first object has no resourceType. Hand in FHIR R4 patients as NDJSON "
-            f"or as a Bundle, or a table. {AS_CSV}"
-        )
+        raise refused(Refusal.NOT_FHIR)
     first_line = start.split(b"\n", 1)[0].strip()
     is_bundle = named[1] == b"Bundle" or (entry is not None and entry.start() < named.start())
     is_indented = first_line == b"{" or start.startswith(b"[")

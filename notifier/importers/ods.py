@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from notifier.errors import ListError
 from notifier.importers.archive import Archive, Ends, Starts, parse
+from notifier.importers.refusals import Refusal, refused
 from notifier.importers.rows import Asked, Format, Limits, RawList
 from notifier.importers.sheets import (
     ERROR,
@@ -38,7 +38,7 @@ def read(stream: BinaryIO, asked: Asked) -> RawList:
     for _ in parse(archive.chunks(_CONTENT), seen.starts(), seen.ends(), seen.data):
         seen.done.clear()
     if not seen.found:
-        raise ListError("The spreadsheet has no sheet with cells.")
+        raise refused(Refusal.NO_SHEET)
     sheets = [
         OneSheet(table.name, table.is_hidden, _Reading(archive, asked.limits, number).rows, first=table.first)
         for number, table in enumerate(seen.found)
@@ -141,7 +141,7 @@ class _Tables:
         if self._texts > 0 and not self._skipped and self._paragraphs:
             self._length += len(text)
             if self._length > _LONGEST_TEXT:
-                raise ListError(f"Row {self._row.number} has a cell with more than {_LONGEST_TEXT:,} characters.")
+                raise refused(Refusal.LONG_CELL, row=self._row.number, most=_LONGEST_TEXT)
             self._paragraphs[-1] += text
 
     def _start_text(self, _: dict[str, str]) -> None:
@@ -190,7 +190,7 @@ class _Tables:
         is_hidden = attributes.get("table:style-name", "") in self._hidden_styles
         self.found.append(_Table(attributes.get("table:name", ""), is_hidden, []))
         if len(self.found) > _MOST_SHEETS:
-            raise ListError(f"The spreadsheet has more than {_MOST_SHEETS} sheets.")
+            raise refused(Refusal.MANY_SHEETS, most=_MOST_SHEETS)
         self._row, self._rows_again, self._columns_seen = SheetRow(0, []), 1, 0
 
     def _start_column(self, attributes: dict[str, str]) -> None:
@@ -213,7 +213,7 @@ class _Tables:
         if self._depth != 1 or not row.cells:
             return
         if row.number + self._rows_again - 1 > _LAST_ROW:
-            raise ListError(f"The spreadsheet has more than {_LAST_ROW:,} rows. It is damaged.")
+            raise refused(Refusal.MANY_ROWS, row=row.number + self._rows_again - 1, most=_LAST_ROW)
         if not self._keeps:
             self.done.append((row, self._rows_again))
             return

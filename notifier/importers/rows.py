@@ -9,8 +9,8 @@ from datetime import date
 from enum import StrEnum
 from typing import BinaryIO
 
-from notifier.errors import ListError
 from notifier.importers.columns import NAMES, Column, Header, Question
+from notifier.importers.refusals import Refusal, refused
 
 MAX_BYTES = 512 * 1024 * 1024
 
@@ -310,8 +310,9 @@ class RawList:
     def __iter__(self) -> Iterator[RawRow]:
         """The rows, from the start each time. Raises ListError while a question is open."""
         if self.questions:
-            asked = " ".join(question.english for question in self.questions[:10])
-            raise ListError(f"Before this list can be read: {asked}")
+            asked = self.questions[:10]
+            french, english = " ".join(one.french for one in asked), " ".join(one.english for one in asked)
+            raise refused(Refusal.QUESTIONS, asked=(french, english))
         return self._rows()
 
 
@@ -319,8 +320,5 @@ def refuse_size(stream: BinaryIO, limits: Limits) -> None:
     """Raises ListError for a file that is too big, before anything is read."""
     size = stream.seek(0, io.SEEK_END)
     if size > limits.max_bytes:
-        raise ListError(
-            f"The list has {size:,} bytes, more than the {limits.max_bytes:,} allowed. "
-            "Split it, or raise max_list_bytes."
-        )
+        raise refused(Refusal.TOO_LARGE, size=size, most=limits.max_bytes)
     stream.seek(0)

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import BinaryIO
 
-from notifier.errors import ListError
 from notifier.importers.columns import Column, Header, Question
+from notifier.importers.refusals import Refusal, refused
 from notifier.importers.rows import Asked, Code, Doubt, Format, Note, RawList, Sheet
 from notifier.importers.tables import TITLE_LINES, Head, Record, find_head, notes_on_head, read_head
 
@@ -175,8 +175,7 @@ def _choose(looked: Sequence[tuple[OneSheet, _Look]], wanted: str | None) -> tup
         for sheet, found in looked:
             if sheet.name == wanted:
                 return sheet, found
-        names = ", ".join(repr(sheet.name[:40]) for sheet, _ in looked[:20])
-        raise ListError(f"There is no sheet {wanted[:40]!r}. There are: {names}.")
+        raise refused(Refusal.UNKNOWN_SHEET, wanted=wanted, names=[sheet.name for sheet, _ in looked])
     with_patients = [one for one in looked if one[1].has_patients]
     visible_ones = [one for one in with_patients if not one[0].is_hidden]
     if len(visible_ones) == 1:
@@ -213,7 +212,7 @@ def _open(
                 extent.hidden_rows += 1
             yield _as_text(row, columns, sheet.epoch_days)
 
-    rows = read_head(found.head, records, asked.mapping, "The list is empty.")
+    rows = read_head(found.head, records, asked.mapping)
     columns |= rows.layout.by_index
     return RawList(
         format=format_,
@@ -233,7 +232,7 @@ def _open(
 def refuse_width(row: int, column: int, most: int) -> None:
     """Raises ListError for a cell (column counted from 0) further right than any list goes."""
     if column >= most:
-        raise ListError(f"Row {row} has a cell in column {column + 1}; {most} are allowed. Is this a list?")
+        raise refused(Refusal.FAR_COLUMN, row=row, column=column + 1, most=most)
 
 
 def _notes_on_others(sheets: Sequence[Sheet], chosen: str) -> Iterator[Note]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from notifier.addresses import visible
-from notifier.errors import ListError
 from notifier.importers.columns import (
     CONTACTS,
     Column,
@@ -20,6 +19,7 @@ from notifier.importers.columns import (
     recognise,
     unclear,
 )
+from notifier.importers.refusals import Refusal, refused
 from notifier.importers.rows import Code, Doubt, Note, RawRow
 
 #: number as a spreadsheet counts, cells, what the reader had to guess; blank records too
@@ -31,11 +31,6 @@ TITLE_LINES = 30
 _SAMPLES = 50
 #: so many cells of a column that is not read are looked at for contacts
 _CELLS_LOOKED_AT = 50
-
-NO_HEADER = (
-    "The list has no header row that is understood. A row near the top must name the columns, "
-    "for instance 'nom', 'prenom', 'date de naissance', 'email', 'portable'."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,17 +180,16 @@ def _cells(fields: list[str], places: _Places) -> dict[Column, list[str]]:
 
 
 def read_head(
-    head: Head | None, records: Callable[[], Iterator[Record]], mapping: Mapping[str, str] | None, empty: str
+    head: Head | None, records: Callable[[], Iterator[Record]], mapping: Mapping[str, str] | None
 ) -> Rows:
     """The rows below a header that was found, their columns decided.
 
-    Raises ListError if there is none (`empty` says so of a file without any record), if it names no contact
-    column, or if the mapping is wrong.
+    Raises ListError if there is none, if no column can be one of contacts, or if the mapping is wrong.
     """
     if head is None:
         # its first row may hold a patient's values: they may not stand in an error
         is_empty = not any(visible(value) for _, fields, _ in records() for value in fields)
-        raise ListError(empty if is_empty else NO_HEADER)
+        raise refused(Refusal.EMPTY if is_empty else Refusal.NO_HEADER)
     below = (fields for number, fields, _ in records() if number > head.number)
     decided = layout(head.cells, mapping, list(islice(below, _SAMPLES)))
     decided.require_contacts()

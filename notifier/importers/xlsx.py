@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import BinaryIO
 
-from notifier.errors import ListError
 from notifier.importers.archive import Archive, Ends, Starts, damage_refused, parse
+from notifier.importers.refusals import Refusal, refused
 from notifier.importers.rows import Asked, Format, Limits, RawList
 from notifier.importers.sheets import (
     ERROR,
@@ -57,15 +57,12 @@ class _Texts:
         self.data += text.encode("utf-8", "replace")
         self.ends.append(len(self.data))
         if len(self.data) + 8 * len(self.ends) > most_bytes:
-            raise ListError(
-                f"The cells of this spreadsheet share more than {most_bytes:,} bytes of text. "
-                "Save it as CSV and hand that in."
-            )
+            raise refused(Refusal.MUCH_SHARED_TEXT, most=most_bytes)
 
     def get(self, number: int, row: int) -> str:
         """Raises ListError, naming the row, if there is no such text."""
         if not 0 <= number < len(self.ends) - 1:
-            raise ListError(f"Row {row} has a text that the spreadsheet does not hold. It is damaged.")
+            raise refused(Refusal.MISSING_TEXT, row=row)
         return self.data[self.ends[number] : self.ends[number + 1]].decode()
 
 
@@ -93,9 +90,9 @@ class _Book:
                 continue
             found.append(OneSheet(name, is_hidden, _Reading(self, path).rows, self._epoch_days))
         if not found:
-            raise ListError("The spreadsheet has no sheet with cells.")
+            raise refused(Refusal.NO_SHEET)
         if len(found) > _MOST_SHEETS:
-            raise ListError(f"The spreadsheet has {len(found)} sheets; {_MOST_SHEETS} are allowed.")
+            raise refused(Refusal.MANY_SHEETS, most=_MOST_SHEETS)
         return found
 
     @property
@@ -230,7 +227,7 @@ class _Gathered:
         if self._is_text:
             self._length += len(text)
             if self._length > _LONGEST_TEXT:
-                raise ListError(f"The spreadsheet has a cell with more than {_LONGEST_TEXT:,} characters.")
+                raise refused(Refusal.LONG_SHARED_TEXT, most=_LONGEST_TEXT)
             self._pieces.append(text)
 
     def _start(self, _: dict[str, str]) -> None:
@@ -334,7 +331,7 @@ class _Cells:
         if self._wants_text:
             self._length += len(text)
             if self._length > _LONGEST_TEXT:
-                raise ListError(f"Row {self._row.number} has a cell with more than {_LONGEST_TEXT:,} characters.")
+                raise refused(Refusal.LONG_CELL, row=self._row.number, most=_LONGEST_TEXT)
             self._value.append(text)
 
     def row_before(self, attributes: str) -> SheetRow:
@@ -352,7 +349,7 @@ class _Cells:
         if number <= self._row.number:
             number = self._row.number + 1
         if number > _LAST_ROW:
-            raise ListError(f"The spreadsheet has a row {number:,}; {_LAST_ROW:,} are possible. It is damaged.")
+            raise refused(Refusal.MANY_ROWS, row=number, most=_LAST_ROW)
         self._row = SheetRow(number, [], attributes.get("hidden", "0") in ("1", "true"))
         self._column = -1
 
@@ -398,7 +395,7 @@ class _Cells:
         if reference is None:
             self._column += 1
         elif not _REFERENCE.fullmatch(reference):
-            raise ListError(f"Row {self._row.number} has a cell without a place. The spreadsheet is damaged.")
+            raise refused(Refusal.CELL_NOWHERE, row=self._row.number)
         else:
             self._column = self._place(reference.rstrip("0123456789"))
 
@@ -528,7 +525,7 @@ def _plain_rows(buffer: bytes, chunks: Iterator[bytes], cells: _Cells) -> Iterat
         if _ENDS.match(buffer):
             break
         if len(buffer) > _LONGEST_ROW:
-            raise ListError("The spreadsheet has a row that is too long. Save it as CSV and hand that in.")
+            raise refused(Refusal.LONG_ROW)
         if not (chunk := next(chunks, b"")):
             break
         buffer += chunk

@@ -535,7 +535,8 @@ def _of_error(visit: Visit, error: NotifierError | SQLAlchemyError | HTTPExcepti
                 403, detail=visit.say("error.form_expired") if visit.request.method == "POST" else ""
             )
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            return visit.error(status, detail="" if isinstance(error, NotFoundError) else error.message)
+            said = error.in_language(visit.language) if isinstance(error, InputError) else error.message
+            return visit.error(status, detail="" if isinstance(error, NotFoundError) else said)
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             return visit.error(503, wait_s=5)
     return _unexpected(visit, error)

@@ -15,6 +15,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from notifier.errors import InputError, NotFoundError
+from notifier.importers import Refusal, as_error
 from notifier.lists import Given
 from notifier.models import Campaign, ListUpload
 from notifier.sealing import MasterKey
@@ -70,7 +71,7 @@ def keep(
 ) -> ListUpload:
     """Keeps a file; the oldest of a campaign's go when there are too many. Raises InputError for one too large."""
     if len(content) > MOST_BYTES:
-        raise InputError(f"The list is larger than the {MOST_BYTES:,} bytes that a page takes.")
+        raise as_error(InputError, Refusal.TOO_LARGE_FOR_A_PAGE, most=MOST_BYTES)
     key = master.open_data_key(campaign.data_key, campaign.id)
     made = ListUpload(
         campaign_id=campaign.id,

@@ -43,7 +43,7 @@ def test_the_language_is_french_or_english_and_an_unknown_code_is_said_as_it_is(
 
 def test_the_page_on_lists_has_every_code_with_its_sentences():
     page = (Path(__file__).parents[2] / "docs" / "lists.md").read_text(encoding="utf-8")
-    for code, (french, english) in sentences.codes().items():
+    for code, (french, english) in (sentences.codes() | sentences.refusals()).items():
         assert f"| `{code}` | {french} | {english} |" in page
 
 

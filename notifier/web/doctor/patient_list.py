@@ -156,8 +156,7 @@ def _look_page(
             )
             nested.rollback()
     except ListError as error:
-        # These sentences are for whoever hands a list in; they exist in English alone.
-        return page(visit, "list_unreadable.html", campaign, 422, upload=kept, detail=error.message)
+        return _unreadable(visit, campaign, kept, error)
     except ConflictError:
         return _lists_page(visit, session, campaign, 409, "doctor.list_closed")
     asked = [(index, line) for index, line in enumerate(seen.columns) if line.by == "asked"]
@@ -180,6 +179,11 @@ def _look_page(
         is_not_theirs=_is_not_theirs(visit, campaign),
         wrong=visit.say(wrong) if wrong else "",
     )
+
+
+def _unreadable(visit: Visit, campaign: Campaign, kept: Upload, error: ListError) -> Response:
+    detail = error.in_language(visit.language)
+    return page(visit, "list_unreadable.html", campaign, 422, upload=kept, detail=detail)
 
 
 def _same_file(session: Session, campaign: Campaign, seen: Look) -> int | None:
@@ -246,7 +250,7 @@ def import_list(visit: Visit) -> Response:
                     expected=visit.text("token"),
                 )
         except ListError as error:
-            return page(visit, "list_unreadable.html", campaign, 422, upload=kept, detail=error.message)
+            return _unreadable(visit, campaign, kept, error)
         except ConflictError:
             session.refresh(campaign)
             wrong = "doctor.list_text_missing" if campaign.started_at else "doctor.list_changed"

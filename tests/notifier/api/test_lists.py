@@ -154,9 +154,24 @@ def test_a_long_listing_of_doubts_is_read_on(send, other_doctor: TestClient, wor
     assert other_doctor.get(path, params={"cursor": "x"}).status_code == 422
 
 
+def test_a_list_that_is_refused_says_why_in_both_languages_and_for_programs(
+    other_doctor: TestClient, world: World
+) -> None:
+    path = f"/api/v1/campaigns/{world.others}/lists/look"
+    said = other_doctor.post(path, files={"file": ("a.csv", b"nom;email\n")}).json()
+    fr, en = sentences.refusals()["list_without_rows"]
+    assert (said["detail_fr"], said["detail"], said["code"]) == (fr, en, "list_without_rows")
+    said = other_doctor.post(path, files={"file": ("a.csv", b"nom;ville\nA;B\n")}).json()
+    assert said["values"] == {"names": ["nom", "ville"]}
+    said = other_doctor.post(path, files={"file": ("a.csv", b"nom;Joindre\nA;0639980001\n")}).json()
+    assert [(one["subject"], one["options"]) for one in said["questions"]] == [
+        ("Joindre", ["email", "phone", "ignore"])
+    ]
+
+
 def test_every_code_is_said_in_words(operations: TestClient) -> None:
     items = operations.get("/api/v1/list-codes").json()["items"]
-    assert {one["code"]: (one["fr"], one["en"]) for one in items} == sentences.codes()
+    assert {one["code"]: (one["fr"], one["en"]) for one in items} == sentences.codes() | sentences.refusals()
 
 
 def test_a_look_at_anothers_campaign_is_refused_before_the_file_is_read(doctor: TestClient, world: World) -> None:

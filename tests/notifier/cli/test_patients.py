@@ -90,7 +90,7 @@ def asked(files: Path) -> Path:
 
 
 def test_a_column_is_given_its_meaning_and_remembered(cli: Cli, campaign: int, asked: Path) -> None:
-    assert "No column with contacts" in cli.error("patients", "import", campaign, asked, "--yes")
+    assert "--map 'Joindre=phone'" in cli.error("patients", "import", campaign, asked, "--yes")
     assert "--map needs" in cli.error("patients", "import", campaign, asked, "--map", "Joindre")
     said = cli.json("patients", "import", campaign, asked, "--map", "Joindre=phone", "--yes")
     assert (said["new"], said["accepted"], said["columns"]["Joindre"]) == (True, 2, "phone")
@@ -175,6 +175,17 @@ def test_a_report_is_written_for_its_owner_alone(cli: Cli, campaign: int, messy:
     cli.run("patients", "report", campaign, messy, "--out", out, "--every", "--language", "en")
     assert [row["row"] for row in json.loads(out.read_bytes())["rows"]] == [2, 3, 4, 5]
     assert "ends in .csv or .json" in cli.error("patients", "report", campaign, messy, "--out", "report.txt")
+
+
+def test_what_is_no_list_is_said_in_the_language_asked_for(cli: Cli, campaign: int, tmp_path: Path) -> None:
+    wrong = tmp_path / "list.csv"
+    wrong.write_bytes(b"%PDF-1.7")
+    for command in ("report", "corrections"):
+        run = ("patients", command, campaign, wrong, "--out", tmp_path / "out.csv", "--language")
+        assert cli.error(*run, "fr").startswith("Le fichier n'est pas une liste : un document PDF.")
+        assert cli.error(*run, "en").startswith("This is no list: a PDF document.")
+    said = json.loads(cli.run(*run, "fr", "--json", code=1))
+    assert (said["code"], said["values"]) == ("list_of_another_format", {})
 
 
 def test_corrections_go_out_and_come_back(cli: Cli, campaign: int, messy: Path, tmp_path: Path) -> None:

@@ -164,6 +164,35 @@ def test_a_mapping_cannot_leave_a_list_without_contacts():
         _read("Nom;Email\nA;a@example.fr\n", mapping={"Email": "ignore"})
 
 
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        # those with contacts in their cells, else all that are not read and hold anything
+        ("id;nom;Joindre;Sexe\n1;A;06 39 98 00 01;F\n", ["Joindre"]),
+        ("id;nom;Joindre;Adhésion\n1;A;a@example.fr;b@example.fr\n", ["Joindre", "Adhésion"]),
+        ("id;nom;Joindre;Sexe;Rang\n1;A;à voir;F;\n", ["Joindre", "Sexe"]),
+        ("id;nom;;Sexe\n1;A;06 39 98 00 01;F\n", ["(column 3)"]),
+    ],
+)
+def test_a_list_without_a_known_column_of_contacts_is_asked_where_they_are(text, asked):
+    with open_list(io.BytesIO(text.encode())) as reader:
+        assert [question.subject for question in reader.questions] == asked
+        assert {question.options for question in reader.questions} == {("email", "phone", "ignore")}
+        assert "email" in reader.questions[0].french
+        assert "phone" in reader.questions[0].english
+    with open_list(io.BytesIO(text.encode()), mapping={asked[0]: "phone"}) as reader:
+        assert not reader.questions, "one column of contacts is enough"
+        assert Column.PHONE in reader.meanings
+
+
+def test_a_list_whose_every_column_is_known_as_another_is_refused_naming_them():
+    for mapping, text in ((None, "id;nom\n1;A\n"), ({"Joindre": "ignore"}, "nom;Joindre\nA;x\n")):
+        with pytest.raises(ListError) as raised:
+            _read(text, mapping=mapping)
+        assert raised.value.code == "no_column_with_contacts"
+        assert "« nom »" in raised.value.in_language("fr")
+
+
 def test_a_file_read_in_another_way_is_told_apart_from_itself():
     text = "Nom;Email;Joindre\nA;a@example.fr;0639980001\n"
     plain, mapped, other = (_read(text, mapping=mapping)[0].sha256 for mapping in (

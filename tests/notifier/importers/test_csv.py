@@ -285,7 +285,7 @@ def test_the_text_of_a_comment_does_not_leave_the_reader():
         (b"Martin;Luc;0639980001\n", "no header row"),
         (b"lorem ipsum\ndolor\n", "no header row"),
         (b"nom;email\n" + b"x" * 200_001, "Line 2 is longer"),
-        (b"nom;email\n" + b";" * 1000 + b"x", "1001 cells"),
+        (b"nom;email\n" + b";" * 1000 + b"x", "1,001 cells"),
     ],
 )
 def test_what_is_no_list_is_refused_in_plain_words(content, words):

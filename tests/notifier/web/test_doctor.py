@@ -332,9 +332,22 @@ def test_a_column_of_contacts_that_nobody_would_know_is_named_by_the_doctor(
     doctor = signed_in(doctor_id=doctors[1])
     rows = ("P1;Nom;Anne;06 39 98 00 01", "P2;Nom;Jean;06 39 98 00 02")
     look = send(doctor, empty, a_list(*rows, header="id;nom;prenom;joindre"))
-    assert look.status_code == 422
-    answered = doctor.post(look.url.path, {"column_phone": "joindre"})
+    assert look.status_code == 200
+    assert "La colonne « joindre » contient-elle des adresses e-mail" in words(look)
+    n = re.search(r'name="header_(\d+)" value="joindre"', look.text)[1]
+    answered = doctor.post(look.url.path, {f"header_{n}": "joindre", f"shown_{n}": "", f"meaning_{n}": "phone"})
     assert "À informer par un message grâce à cette liste : 2 personnes." in words(answered)
+
+
+def test_a_column_taken_for_another_is_named_as_one_of_contacts(
+    signed_in: NewPerson, empty: int, doctors: tuple[int, int]
+):
+    doctor = signed_in(doctor_id=doctors[1])
+    look = send(doctor, empty, a_list("P1;Nom;06 39 98 00 01", header="id;nom;ville"))
+    assert look.status_code == 422
+    assert "Aucune colonne de contacts. Colonnes de la liste : « id », « nom », « ville »." in words(look)
+    answered = doctor.post(look.url.path, {"column_phone": "ville"})
+    assert "À informer par un message grâce à cette liste : 1 personne." in words(answered)
 
 
 def test_what_is_no_list_is_said_plainly(signed_in: NewPerson, mine: int):
@@ -342,6 +355,7 @@ def test_what_is_no_list_is_said_plainly(signed_in: NewPerson, mine: int):
     answer = send(doctor, mine, b"%PDF-1.7 nothing to see", "liste.pdf")
     assert answer.status_code == 422
     assert heading(answer) == "Ce fichier ne peut pas être lu"
+    assert "Le fichier n'est pas une liste : un document PDF." in words(answer)
     assert send(doctor, mine, b"").status_code == 422
     assert doctor.post(f"/doctor/campaigns/{mine}/list").status_code == 422
 

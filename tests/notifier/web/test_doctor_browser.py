@@ -198,7 +198,7 @@ def test_the_pages_beside_the_way_are_right_too(
     eye = looker(kind, scheme)
     base = f"{url}/doctor/campaigns/{campaign}"
     unreadable, asked = tmp_path / "list.csv", tmp_path / "asked.csv"
-    unreadable.write_text("id;nom;joindre\n1;Nom;06 39 98 00 01\n", encoding="utf-8")
+    unreadable.write_text("id;nom;né le\n1;Nom;01/02/1960\n", encoding="utf-8")
     header = HEADER.replace(";adresse;", ";email 2;")
     asked.write_text(
         "\n".join([header, *(person(n, langue="en", naissance="31/02/1990") for n in range(1, 53)), ""])
