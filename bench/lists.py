@@ -261,9 +261,9 @@ def run(rows: int = 20_000, seed: int = 1) -> dict[str, Any]:
     lines = _Maker(seed).lines(rows)
     source = io.BytesIO(written(lines))
     setting = Setting("FR", TODAY, practice=own_keys(PRACTICE, "FR"))
-    crowds = Crowds()
     cpu = time.process_time()
     with open_list(source, today=datetime.now(UTC).date()) as reader:
+        crowds = Crowds(reader)
         for judged in rows_of(reader, setting):
             crowds.add(judged)
         taken: list[set[str]] = []

@@ -734,7 +734,7 @@ _ROLE_START = re.compile(
 def is_role(address: str) -> bool:
     """Whether a mailbox is an office's or a company's by its name, so that others than the patient read it."""
     local = address.partition("@")[0]
-    return local.lower().translate(_NOT_LETTERS) in _ROLES or bool(_ROLE_START.match(local))
+    return _bare(local) in _ROLES or _ROLE_START.match(local) is not None
 
 
 def _with_note(text: str) -> Email | None:
@@ -832,6 +832,7 @@ def _with_ending(domain: str, ending: str) -> str | None:
 _NOT_LETTERS = str.maketrans("", "", "0123456789!#$%&'*+-./=?^_`{|}~ ")
 
 
+@functools.lru_cache(maxsize=8)  # each address asks twice: is it a filler, is it an office's
 def _bare(word: str) -> str:
     return unaccented(word).casefold().translate(_NOT_LETTERS)
 

@@ -69,8 +69,8 @@ def unread_columns(reader: RawList) -> list[tuple[int, str, RowReason]]:
 class Crowds:
     """Which contacts more people share than a household has. Memory grows with shared contacts alone."""
 
-    def __init__(self) -> None:
-        self._seen = Seen()
+    def __init__(self, reader: RawList) -> None:
+        self._seen = Seen(reader.likely_keys)
         #: people of each contact from its second on
         self._further: dict[int, set[int]] = {}
         self._decided: dict[int, bool] = {}
@@ -103,8 +103,8 @@ def _bits(value: Hashable) -> int:
 class _Repeated:
     """Keys that stand in more rows than one: only those rows have to be compared with others."""
 
-    def __init__(self) -> None:
-        self._seen = Seen()
+    def __init__(self, reader: RawList) -> None:
+        self._seen = Seen(reader.likely_keys)
         self._again: set[int] = set()
 
     def add(self, judged: Judged) -> None:
@@ -188,7 +188,7 @@ def check_rows(reader: RawList, setting: Setting, totals: Totals) -> Iterator[Ch
     Doubts about two rows stand with the later one. The file is read twice: who and what stands in it again is
     known only at its end.
     """
-    crowds, repeated = Crowds(), _Repeated()
+    crowds, repeated = Crowds(reader), _Repeated(reader)
     for judged in rows_of(reader, setting):
         crowds.add(judged)
         repeated.add(judged)

@@ -99,7 +99,7 @@ class Corrections:
 
     def __iter__(self) -> Iterator[bytes]:
         self.rows = 0
-        crowds, pairs = Crowds(), _pairs(self._reader, self._setting)
+        crowds, pairs = Crowds(self._reader), _pairs(self._reader, self._setting)
         for judged in rows_of(self._reader, self._setting):
             crowds.add(judged)
         yield writing.START + writing.lines([[*self._table.names, WRONG[self._language]]])

@@ -52,7 +52,10 @@ _ONE_IMPORT = 7304
 
 def contact_blind(data_key: DataKey, channel: Channel, address: str) -> bytes:
     """The blind index of an email address (whatever its case) or of a number in E.164."""
-    return data_key.blind(f"{channel}:{address.casefold()}".encode())
+    return data_key.blind(_CONTACT_PREFIX[channel] + address.casefold().encode())
+
+
+_CONTACT_PREFIX = {channel: f"{channel}:".encode() for channel in Channel}
 
 
 class Changed(NamedTuple):
@@ -246,7 +249,7 @@ def _import(
         connection = session.connection().connection.driver_connection
         assert isinstance(connection, psycopg.Connection)
         ids = _Ids(campaign.id, campaign.doctor_id, list_file.id, asked.now, has_started)
-        saving = _Saving(connection, data_key, ids, reader.meanings, difference)
+        saving = _Saving(connection, data_key, ids, reader, difference)
         setting = Setting(
             asked.region,
             asked.now.date(),
@@ -360,6 +363,8 @@ _TABLES = """
     CREATE TEMPORARY TABLE named_link (patient_id bigint, channel text, blind bytea, rank int2) ON COMMIT DROP;
 """
 
+#: people whom earlier lists named first
+_EARLIER = "SELECT coalesce(sum(accepted), 0)::bigint FROM list_file WHERE campaign_id = %(campaign_id)s"
 _INSERT_FRESH = """
     WITH made AS (
         INSERT INTO patient (
@@ -554,6 +559,9 @@ _NAMED, _LINK, _KEY = fields(14), fields(4), fields(2)
 _TAGS = {Channel.EMAIL: b"e", Channel.SMS: b"s"}
 _CHANNELS = {ord(tag): channel for channel, tag in _TAGS.items()}
 _CHANNEL_FIELDS = {channel: text_field(channel) for channel in Channel}
+# named once: an enum's look-up of a member costs a row more than what it is for
+_BY_EMAIL, _BY_SMS = Channel.EMAIL, Channel.SMS
+_EMAIL_FIELD, _SMS_FIELD = _CHANNEL_FIELDS[Channel.EMAIL], _CHANNEL_FIELDS[Channel.SMS]
 _RANKS = [int2(rank) for rank in range(16)]
 #: a blind index, whose length is always the same
 _BLIND = raw(bytes(BLIND_BYTES))[:4]
@@ -581,15 +589,18 @@ class _Saving:
         connection: psycopg.Connection[Any],
         data_key: DataKey,
         ids: _Ids,
-        columns: Collection[Column],
+        reader: RawList,
         difference: Difference,
     ) -> None:
         self._connection = connection
-        self._data_key = data_key
-        self._columns = columns
+        self._data_key, self._seal = data_key, data_key.sealer().seal
+        self._columns = columns = reader.meanings
         self._difference = difference
         self._today = ids.now.date()
-        self._seen, self._seen_contacts = Seen(), Seen()
+        earlier = connection.execute(_EARLIER, {"campaign_id": ids.campaign_id}).fetchone()
+        assert earlier is not None
+        self._has_earlier = earlier[0] > 0
+        self._seen, self._seen_contacts = Seen(reader.likely_keys + 3 * earlier[0]), Seen(reader.likely_keys)
         #: people of each contact that came again, but for its first
         self._sharing: dict[bytes, set[bytes]] = {}
         #: contacts that surely are more people's than a household's: who had lost one before has not changed by
@@ -606,23 +617,20 @@ class _Saving:
             ]
         }
         connection.execute(_TABLES)
-        self._has_earlier = self._see_earlier()
+        self._see_earlier()
 
-    def _see_earlier(self) -> bool:
+    def _see_earlier(self) -> None:
         """Remembers everybody of earlier lists as seen."""
-        found = False
         with self._connection.cursor(name="earlier", binary=True) as cursor:
             cursor.execute(
                 "SELECT person_blind, id_blind, national_blind, name_blind FROM patient WHERE campaign_id = %s",
                 (self._ids["campaign_id"],),
             )
             while rows := cursor.fetchmany(ROWS_AT_ONCE):
-                found = True
                 for row in rows:
                     for key in row:
                         if key is not None:
                             self._seen.add(int.from_bytes(key[:4]))
-        return found
 
     # -- every row
 
@@ -657,13 +665,17 @@ class _Saving:
             self._difference.refused += 1
             return
         blind, seen = self._data_key.blind, self._seen.add
-        blinds = [None if key is None else blind(b"person:" + key.encode()) for key in keys]
         maybe_known = False
-        for key in blinds:
-            if key is not None and seen(int.from_bytes(key[:4])):
+        blinds: list[bytes | None] = []
+        for key in keys:
+            if key is None:
+                blinds.append(None)
+                continue
+            blinds.append(one := blind(b"person:" + key.encode()))
+            if seen(int.from_bytes(one[:4])):
                 maybe_known = True
         row = int4(judged.row)
-        sealed = raw(self._data_key.seal(judged.identity.to_json(), IDENTITY_PURPOSE))
+        sealed = raw(self._seal(judged.identity.to_json(), IDENTITY_PURPOSE))
         if maybe_known:
             contacts = self._contacts(judged, row, blinds, batch.staged_contacts)
             apart = None if judged.apart is None else blind(b"person:" + judged.apart.encode())
@@ -671,30 +683,34 @@ class _Saving:
             return
         self._contacts(judged, row, blinds, batch.contacts)
         batch.rows.append(judged.row)
-        outcome, reason = _outcome(judged.excluded, bool(judged.emails or judged.numbers))
-        batch.people.append(
-            b"".join((_FRESH, row, _ONE, raw(_first(blinds)), _NONE, raw(blinds[1]), raw(blinds[2]), sealed))
-            + _facts(
-                judged.identity.has_postal,
-                judged.identity.is_minor(self._today),
-                judged.language,
-                states.Variant.COMMENT if judged.comment else states.Variant.STANDARD,
-                bool(judged.comment_sensitive),
-                judged.affected,
-            )
-            + text_field(outcome)
-            + text_field(reason)
+        is_reachable = bool(judged.emails or judged.numbers)
+        facts = _facts(
+            judged.identity.has_postal,
+            judged.identity.is_minor(self._today),
+            judged.language,
+            bool(judged.comment),
+            bool(judged.comment_sensitive),
+            judged.affected,
         )
-        self._difference.due += outcome == Outcome.ON_THE_WAY
+        outcome = _outcome_fields(judged.excluded, is_reachable)
+        national = raw(blinds[1])
+        name = raw(blinds[2])
+        batch.people.append(
+            b"".join((_FRESH, row, _ONE, raw(_first(blinds)), _NONE, national, name, sealed, facts, outcome))
+        )
+        self._difference.due += is_reachable and judged.excluded is None
 
     def _contacts(self, judged: Judged, row: bytes, blinds: list[bytes | None], to: list[bytes]) -> bytes:
         """Seals the contacts of a row; returns their channels and blind indexes, one after the other."""
         packed = []
-        for channel, addresses in ((Channel.EMAIL, judged.emails), (Channel.SMS, judged.numbers)):
-            channel_field, tag = _CHANNEL_FIELDS[channel], _TAGS[channel]
+        data_key, seal = self._data_key, self._seal
+        for channel, channel_field, tag, addresses in (
+            (_BY_EMAIL, _EMAIL_FIELD, b"e", judged.emails),
+            (_BY_SMS, _SMS_FIELD, b"s", judged.numbers),
+        ):
             for rank, address in enumerate(addresses):
-                blind = contact_blind(self._data_key, channel, address)
-                sealed = self._data_key.seal(address.encode(), CONTACT_PURPOSE)
+                blind = contact_blind(data_key, channel, address)
+                sealed = seal(address.encode(), CONTACT_PURPOSE)
                 rank_field = _RANKS[rank] if rank < len(_RANKS) else int2(min(rank, _MAX_RANK))
                 to.append(_CONTACT + row + rank_field + channel_field + _BLIND + blind + raw(sealed))
                 packed.append(tag + blind)
@@ -890,7 +906,7 @@ class _Saving:
             person.identity.has_postal,
             person.identity.is_minor(self._today),
             person.language,
-            person.variant,
+            person.comment,
             person.sensitive,
             person.affected,
         )
@@ -980,6 +996,12 @@ def _outcome(excluded: str | None, is_reachable: bool) -> tuple[str, str | None]
     return (Outcome.ON_THE_WAY, None) if is_reachable else (Outcome.UNREACHED, Unreached.NO_CONTACT)
 
 
+@functools.lru_cache(maxsize=16)
+def _outcome_fields(excluded: str | None, is_reachable: bool) -> bytes:
+    outcome, reason = _outcome(excluded, is_reachable)
+    return text_field(outcome) + text_field(reason)
+
+
 def _first(blinds: list[bytes | None]) -> bytes:
     return next(blind for blind in blinds if blind is not None)
 
@@ -1000,14 +1022,14 @@ def _bytes(key: Hashable | None) -> bytes:
 
 @functools.lru_cache(maxsize=1024)
 def _facts(
-    has_postal: bool, is_minor: bool, language: str, variant: str, sensitive: bool, affected: bool | None
+    has_postal: bool, is_minor: bool, language: str, comment: bool, sensitive: bool, affected: bool | None
 ) -> bytes:
     return b"".join(
         (
             boolean(has_postal),
             boolean(is_minor),
             text_field(language),
-            text_field(variant),
+            text_field(states.Variant.COMMENT if comment else states.Variant.STANDARD),
             boolean(sensitive),
             boolean(affected),
         )

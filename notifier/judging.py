@@ -118,6 +118,12 @@ WORDS: dict[str, tuple[str, str]] = {
 }
 
 
+@functools.lru_cache(maxsize=16)
+def _came_of_age(today: date) -> str:
+    """The birth date (ISO 8601) of whoever comes of age today; who was born later is a minor."""
+    return f"{today.year - MAJORITY:04}{today:-%m-%d}"
+
+
 @dataclass(slots=True)  # not frozen: that would cost 2 µs a row
 class Identity:
     """Who a patient is: what is sealed in `patient.identity_sealed`, as JSON."""
@@ -143,13 +149,25 @@ class Identity:
 
     def is_minor(self, today: date) -> bool:
         """Whether the person is known to be under eighteen: the holder of parental authority is written to."""
-        if self.birth_date is None:
-            return False
-        born = date.fromisoformat(self.birth_date)
-        return today.year - born.year - ((today.month, today.day) < (born.month, born.day)) < MAJORITY
+        # ISO dates compare as texts
+        return self.birth_date is not None and self.birth_date > _came_of_age(today)
 
     def to_json(self) -> bytes:
-        return orjson.dumps(self)
+        # as orjson writes the dataclass itself, at half the cost
+        return orjson.dumps(
+            {
+                "patient_id": self.patient_id,
+                "last_name": self.last_name,
+                "birth_name": self.birth_name,
+                "first_name": self.first_name,
+                "birth_date": self.birth_date,
+                "address": self.address,
+                "postal_code": self.postal_code,
+                "town": self.town,
+                "country": self.country,
+                "phones": self.phones,
+            }
+        )
 
     @classmethod
     def from_json(cls, data: bytes) -> Identity:
@@ -225,6 +243,17 @@ class Keys(NamedTuple):
 
 
 _NO_KEYS = Keys()
+_NOBODY = Identity()
+
+# An enum looks its members up at 0.07 µs each, and a row names thirty of them.
+_EMAIL, _PHONE = Column.EMAIL, Column.PHONE
+_ID, _NATIONAL_ID, _BIRTH_DATE = Column.PATIENT_ID, Column.NATIONAL_ID, Column.BIRTH_DATE
+_LAST_NAME, _FIRST_NAME = Column.LAST_NAME, Column.FIRST_NAME
+_BIRTH_NAME, _USED_NAME = Column.BIRTH_NAME, Column.USED_NAME
+_ADDRESS, _POSTAL_CODE, _TOWN, _COUNTRY = Column.ADDRESS, Column.POSTAL_CODE, Column.TOWN, Column.COUNTRY
+_FLAGS = (Column.DECEASED, Column.AFFECTED, Column.COMMENT, Column.COMMENT_SENSITIVE, Column.LANGUAGE)
+#: of a column that holds nothing
+_NONE = (None,)
 
 
 @dataclass(slots=True)
@@ -305,25 +334,23 @@ def judge(raw: RawRow, setting: Setting) -> Judged:
     A row with a name is never refused, however bad its contacts: somebody must still be told, by letter.
     """
     cells = raw.cells
-    judged = Judged(raw.number)
+    judged = Judged(raw.number, _NOBODY)
     if raw.doubts:
         for reader_doubt in raw.doubts:
             judged.doubt("row", reader_doubt)
         if raw.is_refused:
             return judged
-    country = tidy(cells[Column.COUNTRY][0]) if Column.COUNTRY in cells else None
-    place = postal.place(_first(cells, Column.POSTAL_CODE), _first(cells, Column.TOWN), setting.region, country)
-    if Column.EMAIL in cells:
-        _judge_emails(judged, cells[Column.EMAIL], setting)
-    calls = _judge_phones(judged, cells[Column.PHONE], setting, place.code) if Column.PHONE in cells else ()
-    birth_date = (
-        _judge_birth_date(judged, cells[Column.BIRTH_DATE][0], setting.today)
-        if Column.BIRTH_DATE in cells
-        else None
-    )
+    get = cells.get
+    country = tidy(cells[_COUNTRY][0]) if _COUNTRY in cells else None
+    place = postal.place(get(_POSTAL_CODE, _NONE)[0], get(_TOWN, _NONE)[0], setting.region, country)
+    if _EMAIL in cells:
+        _judge_emails(judged, cells[_EMAIL], setting)
+    calls = _judge_phones(judged, cells[_PHONE], setting, place.code) if _PHONE in cells else ()
+    birth_date = _judge_birth_date(judged, cells[_BIRTH_DATE][0], setting.today) if _BIRTH_DATE in cells else None
     judged.identity = _identity(judged, cells, birth_date, place, country, calls)
-    _judge_flags(judged, cells)
-    judged.keys = _keys(judged, _national(judged, cells, birth_date) if Column.NATIONAL_ID in cells else None)
+    if not cells.keys().isdisjoint(_FLAGS):
+        _judge_flags(judged, cells)
+    judged.keys = _keys(judged, _national(judged, cells, birth_date) if _NATIONAL_ID in cells else None)
     if _may_be_totals(judged) and _is_totals_line(cells):
         return Judged(raw.number, problems=[Problem("row", str(RowReason.TOTALS_LINE))])
     if judged.keys.first is None:
@@ -428,25 +455,27 @@ def _identity(
     country: str | None,
     calls: tuple[str, ...],
 ) -> Identity:
-    last, first = _first(cells, Column.LAST_NAME), _first(cells, Column.FIRST_NAME)
-    born, used = _first(cells, Column.BIRTH_NAME), _first(cells, Column.USED_NAME)
-    patient_id = _first(cells, Column.PATIENT_ID)
+    get = cells.get
+    last, first = get(_LAST_NAME, _NONE)[0], get(_FIRST_NAME, _NONE)[0]
+    born, used = get(_BIRTH_NAME, _NONE)[0], get(_USED_NAME, _NONE)[0]
+    patient_id = get(_ID, _NONE)[0]
     address: tuple[str, ...] = ()
-    if Column.ADDRESS in cells:
-        address = _lines(cells[Column.ADDRESS])
+    if _ADDRESS in cells:
+        address = _lines(cells[_ADDRESS])
         if address and not place.code and not place.town:
             address, place = postal.from_lines(address)
+    # by place: by name it costs 0.3 µs more
     return Identity(
-        patient_id=_WHOLE.sub("", tidy(patient_id)) if patient_id else None,
-        last_name=_name(judged, used or last or born),
-        birth_name=_name(judged, born) if born and (used or last) else None,
-        first_name=_name(judged, first),
-        birth_date=birth_date,
-        address=address,
-        postal_code=place.code,
-        town=place.town,
-        country=country,
-        phones=calls,
+        _WHOLE.sub("", tidy(patient_id)) if patient_id else None,
+        _name(judged, used or last or born),
+        _name(judged, born) if born and (used or last) else None,
+        _name(judged, first),
+        birth_date,
+        address,
+        place.code,
+        place.town,
+        country,
+        calls,
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import bisect
 import heapq
 import itertools
-import mmap
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -375,19 +374,22 @@ def _one_without_id(person: Person, said: Said) -> bool:
 class Seen:
     """Which keys may have been seen before, in 32 MB at most: never misses one, and is seldom wrong the other way.
 
-    One bit a key of 2^28: at 3 million keys 1 in 90 is taken for one seen before, which costs time, nothing else.
+    One bit of 64 for each of the keys `expected`: so 1 in 64 at most is taken for one seen before, which costs
+    time, nothing else. More bits than a list needs would cost a short one more than its own rows: memory that is
+    touched for the first time is slow.
     """
 
-    _BITS = 28
+    _FEWEST, _MOST = 15, 28
 
-    def __init__(self) -> None:
-        # Not a bytearray: writing 32 MB of zeros first would cost a short list 30 ms, many times its own rows.
-        self._bits = mmap.mmap(-1, 1 << (self._BITS - 3), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    def __init__(self, expected: int) -> None:
+        bits = min(max((expected * 64).bit_length(), self._FEWEST), self._MOST)
+        self._mask = (1 << bits) - 1
+        self._bits = bytearray(1 << (bits - 3))
 
     def add(self, key: int) -> bool:
-        """Adds evenly spread bits (28 are used); whether they may have been added before."""
+        """Adds evenly spread bits (28 at most are used); whether they may have been added before."""
         bits = self._bits
-        place = key & 0xFFF_FFFF
+        place = key & self._mask
         bit = 1 << (place & 7)
         place >>= 3
         if bits[place] & bit:

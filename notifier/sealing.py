@@ -14,6 +14,8 @@ import functools
 import hashlib
 import hmac
 import os
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -29,21 +31,28 @@ BLIND_BYTES = 16
 #: in front of what a master key sealed: its fingerprint
 MARK_BYTES = 4
 _SIGNATURE_BYTES = 10
+_NONCES_AT_ONCE = 512
 
 
 class DataKey:
     """Seals and opens the values of one campaign. `purpose` ties a value to its column."""
 
-    __slots__ = ("_aead", "_blind")
+    __slots__ = ("_aead", "_blind", "_signature")
 
     def __init__(self, key: bytes) -> None:
         self._aead = AESGCM(_hkdf(key, b"seal"))
-        self._blind = _hkdf(key, b"blind")
+        own = _hkdf(key, b"blind")
+        self._blind = hashlib.blake2b(key=own, digest_size=BLIND_BYTES)
+        self._signature = hashlib.blake2b(key=own, digest_size=_SIGNATURE_BYTES, person=b"signature")
 
     def seal(self, value: bytes, purpose: bytes) -> bytes:
         """Returns nonce + ciphertext + tag; two calls with one value differ."""
         nonce = os.urandom(NONCE_BYTES)
         return nonce + self._aead.encrypt(nonce, value, purpose)
+
+    def sealer(self) -> Sealer:
+        """For many values in a row."""
+        return Sealer(self._aead)
 
     def open(self, sealed: bytes, purpose: bytes) -> bytes:
         """Raises SealingError if the bytes were altered or sealed for another purpose or campaign."""
@@ -57,17 +66,58 @@ class DataKey:
 
         Keyed BLAKE2b (RFC 7693 §2.9), at a third of what HMAC-SHA-256 costs.
         """
-        return hashlib.blake2b(value, key=self._blind, digest_size=BLIND_BYTES).digest()
+        keyed = self._blind.copy()
+        keyed.update(value)
+        return keyed.digest()
 
     def sign(self, value: str) -> str:
         """80 bits in hexadecimal, for names that travel and come back: the same as long as the campaign lives."""
-        return hashlib.blake2b(
-            value.encode(), key=self._blind, digest_size=_SIGNATURE_BYTES, person=b"signature"
-        ).hexdigest()
+        keyed = self._signature.copy()
+        keyed.update(value.encode())
+        return keyed.hexdigest()
 
     def check(self, value: str, signature: str) -> bool:
         """Compares in constant time."""
         return hmac.compare_digest(self.sign(value).encode(), signature.encode())
+
+
+class Sealer:
+    """Seals as `DataKey.seal` does, with nonces drawn by hundreds: one system call each cost as much as sealing.
+
+    A process forked from this one draws anew: one nonce twice under one key would give both values away.
+    """
+
+    __slots__ = ("_aead", "_forks", "_nonces")
+
+    def __init__(self, aead: AESGCM) -> None:
+        self._aead = aead
+        self._forks = _forks
+        self._nonces: Iterator[tuple[bytes]] = iter(())
+
+    def seal(self, value: bytes, purpose: bytes) -> bytes:
+        """Returns nonce + ciphertext + tag; two calls with one value differ."""
+        # One step of one iterator: no two threads can take the same.
+        drawn = next(self._nonces, None) if self._forks == _forks else None
+        nonce = self._draw() if drawn is None else drawn[0]
+        return nonce + self._aead.encrypt(nonce, value, purpose)
+
+    def _draw(self) -> bytes:
+        nonces = struct.iter_unpack(f"{NONCE_BYTES}s", os.urandom(NONCE_BYTES * _NONCES_AT_ONCE))
+        first: bytes = next(nonces)[0]
+        self._nonces, self._forks = nonces, _forks
+        return first
+
+
+#: how often this process and its forebears were forked: to ask for its number costs half as much as a nonce
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
 
 
 class DeploymentKey:

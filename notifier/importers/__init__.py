@@ -89,7 +89,7 @@ def open_list(
     try:
         stream = source.open("rb") if isinstance(source, Path) else source
         try:
-            refuse_size(stream, asked.limits)
+            size = refuse_size(stream, asked.limits)
             opened = _read(stream, asked, source.name if isinstance(source, Path) and not filename else filename)
         except BaseException:
             if is_path:
@@ -97,6 +97,7 @@ def open_list(
             raise
     except OSError as error:
         raise refused(Refusal.UNREADABLE, cause=error.strerror or type(error).__name__) from error
+    opened.size_bytes = size
     try:
         yield opened
     finally:

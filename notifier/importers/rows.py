@@ -275,6 +275,8 @@ class RawList:
     _notes: tuple[Note, ...] = ()
     _late_notes: Callable[[], list[Note]] = list
     _unread: Callable[[], list[str]] = list
+    #: of the whole file
+    size_bytes: int = 0
 
     @property
     def columns(self) -> dict[str, Column | None]:
@@ -286,6 +288,11 @@ class RawList:
     def meanings(self) -> frozenset[Column]:
         """What the list has columns for."""
         return self._meanings or frozenset(header.column for header in self.headers if header.column is not None)
+
+    @property
+    def likely_keys(self) -> int:
+        """How many keys of people its rows may have: few rows are shorter than 50 bytes, packed or not."""
+        return self.size_bytes // 16
 
     @property
     def names_people(self) -> bool:
@@ -316,9 +323,10 @@ class RawList:
         return self._rows()
 
 
-def refuse_size(stream: BinaryIO, limits: Limits) -> None:
-    """Raises ListError for a file that is too big, before anything is read."""
+def refuse_size(stream: BinaryIO, limits: Limits) -> int:
+    """The size of a file in bytes. Raises ListError for one that is too big, before anything is read."""
     size = stream.seek(0, io.SEEK_END)
     if size > limits.max_bytes:
         raise refused(Refusal.TOO_LARGE, size=size, most=limits.max_bytes)
     stream.seek(0)
+    return size

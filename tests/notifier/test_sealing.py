@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from notifier.errors import MissingKeyError, SealingError, SettingsError
-from notifier.sealing import BLIND_BYTES, MasterKey, mark_of
+from notifier.sealing import BLIND_BYTES, NONCE_BYTES, MasterKey, mark_of
 
 MASTER = MasterKey(bytes(range(32)))
 KEY = MASTER.open_data_key(MASTER.new_data_key(1), 1)
@@ -19,6 +21,31 @@ def test_what_is_sealed_opens_again_and_never_looks_the_same_twice(value: bytes,
     assert KEY.open(sealed, purpose) == value
     assert sealed != KEY.seal(value, purpose)
     assert len(value) < 8 or value not in sealed
+
+
+def test_a_sealer_seals_as_its_key_does_and_uses_no_nonce_twice():
+    seal = KEY.sealer().seal
+    sealed = [seal(b"value", b"p") for _ in range(3000)]
+    assert {KEY.open(one, b"p") for one in sealed} == {b"value"}
+    assert (
+        len({one[:NONCE_BYTES] for one in [*sealed, *(KEY.sealer().seal(b"value", b"p") for _ in range(9))]})
+        == 3009
+    )
+
+
+def test_a_forked_process_draws_nonces_of_its_own():
+    sealer = KEY.sealer()
+    sealer.seal(b"value", b"p")
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(writing, b"".join(sealer.seal(b"", b"p")[:NONCE_BYTES] for _ in range(9)))
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reading, 9 * NONCE_BYTES)
+    ours = b"".join(sealer.seal(b"", b"p")[:NONCE_BYTES] for _ in range(9))
+    assert {theirs[n : n + 12] for n in range(0, 108, 12)}.isdisjoint(
+        {ours[n : n + 12] for n in range(0, 108, 12)}
+    )
 
 
 @given(st.binary(min_size=1, max_size=50), st.integers(0, 10_000))
