@@ -27,7 +27,7 @@ from notifier.copying import boolean, copy, fields, int2, int4, int8, raw
 from notifier.copying import text as text_field
 from notifier.errors import ConflictError
 from notifier.importers import MAX_BYTES, Column, Limits, RawList, Refusal, open_list, refused
-from notifier.judging import WORDS, Identity, Judged, RowReason, Setting, own_keys
+from notifier.judging import WORDS, Identity, Judged, RowReason, Setting, folded, own_keys
 from notifier.matching import MOST_SHARING, Contact, Keys, People, Person, Said, Seen
 from notifier.reaching import has_told, is_set_aside
 from notifier.sealing import BLIND_BYTES, DataKey
@@ -94,6 +94,10 @@ class Difference:
     gone: int = 0
     #: of these: to be told or being told
     gone_on_the_way: int = 0
+    #: of the new: with the name of one who is gone, in a list without ids: perhaps the same with another contact
+    perhaps_known: int = 0
+    #: of the changed: a message went to a contact that the list takes away, and to none that they keep
+    told_elsewhere: int = 0
     new_rows: list[int] = field(default_factory=list)
     changed_rows: list[Changed] = field(default_factory=list)
     #: patients, by id
@@ -552,6 +556,32 @@ _GONE = """
 """
 
 
+#: who has neither patient id nor anything else to be known by than a name and a contact
+_NAMED_ONLY = """
+    campaign_id = %(campaign_id)s AND id_blind IS NULL AND national_blind IS NULL AND name_blind IS NULL
+"""
+_GONE_NAMES = f"""
+    SELECT identity_sealed FROM patient
+    WHERE {_NAMED_ONLY} AND listed_in <> %(list_file_id)s AND outcome <> '{Outcome.EXCLUDED}'
+"""  # noqa: S608 - put together from constants
+_NEW_NAMES = f"""
+    SELECT row, identity_sealed FROM patient WHERE {_NAMED_ONLY} AND list_file_id = %(list_file_id)s ORDER BY row
+"""  # noqa: S608 - put together from constants
+#: an email that was accepted may yet come back: then the new contact is next, and nothing is lost
+_TOLD_ELSEWHERE = f"""
+    WITH went AS (
+        SELECT p.id, d.channel, EXISTS (
+            SELECT FROM patient_contact k WHERE k.patient_id = p.id AND k.contact_id = d.contact_id
+        ) AS is_theirs
+        FROM patient p JOIN delivery_patient dp ON dp.patient_id = p.id JOIN delivery d ON d.id = dp.delivery_id
+        WHERE p.id = ANY(%(moved)s) AND p.outcome <> '{Outcome.EXCLUDED}'
+          AND d.state IN ('{Delivery.ACCEPTED}', '{Delivery.DELIVERED}')
+          AND NOT EXISTS (SELECT FROM told WHERE told.patient_id = p.id)
+    )
+    SELECT id, min(channel) FROM went GROUP BY id HAVING NOT bool_or(is_theirs)
+"""  # noqa: S608 - put together from constants
+
+
 # --- saving -----------------------------------------------------------------------------------------
 
 _FRESH, _CONTACT, _STAGED_ROW, _PROBLEM = fields(15), fields(5), fields(13), fields(3)
@@ -606,6 +636,8 @@ class _Saving:
         #: contacts that surely are more people's than a household's: who had lost one before has not changed by
         #: being named with it again
         self._crowded: set[Hashable] = set()
+        #: people of earlier lists whose contacts this one changes, with the row that does
+        self._moved: dict[int, int] = {}
         self._ids = ids._asdict() | {
             "exclusions": [
                 str(reason)
@@ -751,12 +783,38 @@ class _Saving:
             self._execute(_DROP_CROWDS)
             self._execute(_PARTED)
             self._difference.due -= self._execute(_UNREACH)
+        copy(self._connection, "staged_problem", [*self._told_elsewhere(), *self._perhaps_known()])
         self._execute(_INSERT_PROBLEMS)
         if self._has_earlier:
             gone = self._connection.execute(_GONE, self._ids).fetchall()
             difference = self._difference
             difference.gone, difference.gone_on_the_way = len(gone), sum(row[1] for row in gone)
             difference.gone_ids = [row[0] for row in gone[: difference.most]]
+
+    def _told_elsewhere(self) -> list[bytes]:
+        """A doubt about everybody who is told, or counts as told soon, at contacts that are theirs no more."""
+        if not (self._moved and self._ids["has_started"]):
+            return []
+        values = self._ids | {"moved": list(self._moved)}
+        found = self._connection.execute(_TOLD_ELSEWHERE.encode(), values).fetchall()
+        self._difference.told_elsewhere = len(found)
+        return [
+            _problem(
+                self._moved[id_], Column.EMAIL if channel == _BY_EMAIL else Column.PHONE, RowReason.TOLD_ELSEWHERE
+            )
+            for id_, channel in found
+        ]
+
+    def _perhaps_known(self) -> list[bytes]:
+        """A doubt about everybody new who has the name of somebody gone, where no id could tell."""
+        if not self._has_earlier or Column.PATIENT_ID in self._columns:
+            return []
+        gone = self._connection.execute(_GONE_NAMES.encode(), self._ids, binary=True)
+        names = {_names_of(self._opened(row[0])) for row in gone} - {None}
+        new = self._connection.execute(_NEW_NAMES.encode(), self._ids, binary=True) if names else ()
+        rows = [row for row, sealed in new if _names_of(self._opened(sealed)) in names]
+        self._difference.perhaps_known = len(rows)
+        return [_problem(row, "row", RowReason.PERHAPS_KNOWN) for row in rows]
 
     def _resolve(self) -> None:
         self._crowded = {blind for blind, people in self._sharing.items() if len(people) > MOST_SHARING}
@@ -918,6 +976,8 @@ class _Saving:
         for one in known:
             what = one.changes()
             self._count(one, what)
+            if one.was_earlier and "contacts" in what:
+                self._moved[one.id] = one.person.rows[0]
             named.append(self._changed(one.id, one.person) if what else _named(one.id, len(one.person.rows)))
             links += _links(one.id, one.person) if what else []
         for id_, person in new:
@@ -994,6 +1054,12 @@ def _outcome(excluded: str | None, is_reachable: bool) -> tuple[str, str | None]
     if excluded is not None:
         return Outcome.EXCLUDED, excluded
     return (Outcome.ON_THE_WAY, None) if is_reachable else (Outcome.UNREACHED, Unreached.NO_CONTACT)
+
+
+def _names_of(identity: Identity) -> tuple[str, str] | None:
+    """Names as they are compared; None where an id would tell, or nothing is known."""
+    names = (folded(identity.birth_name or identity.last_name or ""), folded(identity.first_name or ""))
+    return names if any(names) and identity.patient_id is None else None
 
 
 @functools.lru_cache(maxsize=16)

@@ -66,6 +66,11 @@ class RowReason(StrEnum):
     SHARED_BY_MANY = "shared_by_many"
     #: the doctor's own number or address
     PRACTICE_CONTACT = "practice_contact"
+    #: a list without ids: a new person with the name of one of an earlier list whom this one does not name,
+    #: perhaps the same with another contact; both are kept and told
+    PERHAPS_KNOWN = "perhaps_known_with_another_contact"
+    #: a message went to a contact that this list has taken away from the person; it is not sent again
+    TOLD_ELSEWHERE = "told_at_a_contact_since_replaced"
     #: two rows of one person differ on whether their data was taken: the person is told
     YES_AND_NO = "yes_and_no"
     #: the column's name is not known, but its cells look like email addresses or telephone numbers
@@ -102,6 +107,16 @@ _WORDS: dict[RowReason, tuple[str, str]] = {
         "Too many people have this contact: it is nobody's own.",
     ),
     RowReason.PRACTICE_CONTACT: ("Le contact du cabinet lui-même.", "The practice's own contact."),
+    RowReason.PERHAPS_KNOWN: (
+        "Même nom qu'une personne d'une liste précédente, absente de celle-ci : peut-être la même, avec un autre "
+        "contact ; les deux sont gardées.",
+        "Same name as a person of an earlier list who is not in this one: perhaps the same, with another contact; "
+        "both are kept.",
+    ),
+    RowReason.TOLD_ELSEWHERE: (
+        "Un message est déjà parti à un contact que cette liste a remplacé : il n'est pas renvoyé au nouveau.",
+        "A message went to a contact that this list has replaced: it is not sent again to the new one.",
+    ),
     RowReason.YES_AND_NO: (
         "Oui sur une ligne, non sur une autre : la personne sera prévenue.",
         "Yes on one row, no on another: the person is told.",

@@ -31,7 +31,7 @@ from notifier.errors import ConflictError, ListError, NotFoundError
 from notifier.importers import Limits, Question, RawList, Sheet, open_list
 from notifier.importing import Difference
 from notifier.judging import Setting, own_keys
-from notifier.models import Campaign, Decision, Doctor, ListFile, ListMapping
+from notifier.models import Campaign, Decision, Doctor, ListFile, ListMapping, Patient
 from notifier.reporting import notes_of
 from notifier.settings import Settings
 
@@ -350,8 +350,9 @@ def accept(
 ) -> tuple[ListFile, list[Suggestion]]:
     """Imports the rows of a list with their suggestions accepted (`rows` None: all that mend a typing error).
 
-    Only the email addresses of these people change. Raises ConflictError unless the list was imported before,
-    InputError for a row whose suggestion cannot be accepted.
+    Only the email addresses of these people change. Raises ConflictError unless the list was imported before, or
+    where a newer list has changed one of these people since: its contacts are not taken back by an older guess.
+    Raises InputError for a row whose suggestion cannot be accepted.
     """
     with opened(session, settings, campaign_id, source, given, now=now) as this:
         importing.lock(session, campaign_id)
@@ -361,6 +362,7 @@ def accept(
         if known is None:
             raise ConflictError("This list was not imported into this campaign: import it first.")
         accepted = corrections.accept(this.reader, this.setting, rows)
+        _refuse_older(session, settings, this, known, accepted, now)
     list_file = acts.import_list(
         session,
         settings,
@@ -374,6 +376,31 @@ def accept(
     detail = {"list": known, "rows": [one.row for one in accepted.suggestions][:1000]}
     store.record(session, actor, "suggestion.accept", f"campaign:{campaign_id}", this.doctor.id, detail)
     return list_file, accepted.suggestions
+
+
+def _refuse_older(
+    session: Session, settings: Settings, this: Opened, known: int, accepted: corrections.Accepted, now: datetime
+) -> None:
+    campaign = session.get_one(Campaign, this.campaign_id)
+    newer = select(func.count()).where(ListFile.campaign_id == campaign.id, ListFile.id > known)
+    if not session.scalar(newer):
+        return
+    difference = importing.compare_list(
+        session,
+        campaign,
+        settings.master.open_data_key(campaign.data_key, campaign.id),
+        io.BytesIO(accepted.content),
+        region=settings.default_region,
+        now=now,
+        most=len(accepted.suggestions),
+        mapping=_of_columns(this),
+        dead_domains=this.setting.dead_domains,
+    )
+    changed = [one.patient_id for one in difference.changed_rows]
+    if session.scalar(select(func.count()).where(Patient.id.in_(changed), Patient.changed_in > known)):
+        raise ConflictError(
+            "A newer list has changed people whom these suggestions are for: take those of the newest list."
+        )
 
 
 def _of_columns(this: Opened) -> dict[str, str]:

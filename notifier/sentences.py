@@ -197,6 +197,14 @@ _ADVICE: dict[str, tuple[str, str]] = {
     RowReason.SERVICE_NUMBER: _OWN_CONTACT,
     RowReason.SHARED_BY_MANY: _OWN_CONTACT,
     RowReason.PRACTICE_CONTACT: _OWN_CONTACT,
+    RowReason.PERHAPS_KNOWN: (
+        "Si c'est la même, ajoutez sa ligne précédente avec « non » dans une colonne « concerné ».",
+        "If it is the same, add the person's former row with 'no' in a column 'affected'.",
+    ),
+    RowReason.TOLD_ELSEWHERE: (
+        "Si l'ancien contact n'était pas le sien, prévenez la personne par lettre ou par téléphone.",
+        "If the former contact was not the person's, tell the person by letter or telephone.",
+    ),
     RowReason.YES_AND_NO: ("Mettez la même réponse sur les deux lignes.", "Put the same answer in both rows."),
     RowReason.COLUMN_NOT_READ: (
         "Ou donnez son sens à la colonne en remettant la liste.",

@@ -319,6 +319,10 @@ class ListDifference(Said):
     """Of those named again: told already, and not told again."""
     due: int
     """People to be told who were not before."""
+    perhaps_known: int
+    """Of the new, without ids: with the name of one who is gone, perhaps the same with another contact."""
+    told_elsewhere: int
+    """Of the changed: a message went to a contact that the list takes away, and is not sent to the new one."""
     new_rows: list[int]
 
 

@@ -26,6 +26,7 @@ from notifier.cli.campaign import CampaignId
 from notifier.cli.check import columns_table, mapping_of, questions_in_words
 from notifier.corrections import Corrections, suggestions
 from notifier.errors import InputError, NotFoundError, NotifierError
+from notifier.judging import RowReason
 from notifier.lists import Given, Imported, Look
 from notifier.models import Campaign, ListFile, ListProblem, Patient
 from notifier.settings import Settings
@@ -43,7 +44,20 @@ app.add_typer(_doubts, name="doubts")
 _PATIENT = (
     "id", "row", "merged", "language", "variant", "has_postal", "outcome", "outcome_reason", "outcome_at",
 )  # fmt: skip
-_COUNTS = ("new", "changed", "unchanged", "gone", "repeated", "refused", "informed", "due")
+_COUNTS = (
+    "new",
+    "changed",
+    "unchanged",
+    "gone",
+    "repeated",
+    "refused",
+    "informed",
+    "due",
+    "perhaps_known",
+    "told_elsewhere",
+)
+#: counts that a person should think about before a yes
+_DOUBTFUL = {"perhaps_known": RowReason.PERHAPS_KNOWN, "told_elsewhere": RowReason.TOLD_ELSEWHERE}
 
 File = Annotated[Path, typer.Argument(help="The list as the practice software exported it.")]
 Map = Annotated[
@@ -280,6 +294,11 @@ def _show_look(out: Console, job: _Job) -> None:
         out.print(common.facts("what it changes", difference))
         if difference.get("gone"):
             out.print("Those who are gone from this list stay: nothing changes for them.")
+        for name, reason in _DOUBTFUL.items():
+            if difference.get(name):
+                out.print(
+                    f"{difference[name]}: {sentences.in_language(reason, 'en')}", markup=False, highlight=False
+                )
 
 
 def _show_looks(jobs: Sequence[_Job], as_json: bool) -> None:

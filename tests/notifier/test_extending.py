@@ -190,6 +190,27 @@ def test_a_corrected_contact_of_somebody_told_is_saved_and_not_written_to(databa
         assert session.scalar(text("SELECT count(*) FROM patient_contact")) == 2
 
 
+def test_told_at_a_contact_that_a_list_replaces_is_a_doubt_and_never_silent(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1), person(2), person(3), person(4)])
+    run(current, FakeProvider(), campaign.id, campaign.epoch)
+    corrected = [
+        person(1, email="new@example.org"),
+        person(2),
+        # keeps the contact that was written to
+        person(3, email="patient3@example.org; also@example.org"),
+        person(4, email="late@example.org", decede="oui"),
+    ]
+    taken = import_more(database, current, campaign.id, corrected)
+    with database.staff() as session:
+        told = text('SELECT row, "column" FROM list_problem WHERE list_file_id = :id AND reason = :reason')
+        values = {"id": taken.id, "reason": "told_at_a_contact_since_replaced"}
+        assert [tuple(row) for row in session.execute(told, values)] == [(2, "email")]
+    settle(database, current, after=LATER)
+    again = FakeProvider()
+    run(current, again, campaign.id, campaign.epoch)
+    assert sent_to(again) == [], "told is told: another message is a person's to decide"
+
+
 def test_who_could_not_be_reached_is_written_to_where_the_list_has_a_new_contact(
     database: Database, current: Settings
 ):

@@ -15,7 +15,7 @@ from notifier.corrections import Corrections
 from notifier.domains import Domains
 from notifier.errors import ConflictError, InputError, ListError, NotFoundError
 from notifier.lists import Given
-from notifier.models import Campaign, Contact, Journal, ListFile, ListMapping, Patient
+from notifier.models import Campaign, Contact, Journal, ListFile, ListMapping, ListProblem, Patient
 from notifier.settings import Settings
 from notifier.store import Database
 from tests.factories import FACTS, NOW, make_campaign, make_doctor, make_settings, person, start_campaign
@@ -256,6 +256,39 @@ def test_suggestions_of_a_list_that_was_not_imported_are_not_accepted(on, campai
     on.take(campaigns[0], FIRST)
     with pytest.raises(InputError, match="Row 2 has no suggestion"):
         on.accept(campaigns[0], FIRST, [2])
+
+
+def test_a_suggestion_of_an_older_list_does_not_take_back_what_a_newer_one_says(on, campaigns):
+    third = "3;Roux;Ana;02/01/1975;ana@gmial.com;\n"
+    on.take(campaigns[0], FIRST + third)
+    on.take(campaigns[0], FIRST.replace("jean@gmial.com", "jean.durand@example.fr"))
+    with pytest.raises(ConflictError, match="newest list"):
+        on.accept(campaigns[0], FIRST + third, [3])
+    with pytest.raises(ConflictError, match="newest list"):
+        on.accept(campaigns[0], FIRST + third, None)
+    # whom the newer list leaves as they are
+    assert [one.row for one in on.accept(campaigns[0], FIRST + third, [4])] == [4]
+
+
+NAMED = "nom;prenom;email\nMartin;Zoé;z@example.fr\nDurand;Luc;luc@exemple.example.org\nRoux;Ana;ana@example.fr\n"
+
+
+def test_where_only_names_tell_another_contact_is_shown_as_perhaps_the_same_person(on, campaigns, database):
+    on.take(campaigns[0], NAMED)
+    newer = NAMED.replace("luc@exemple.example.org", "luc@example.net").replace("Ana;ana@", "Eva;eva@")
+    difference = on.look(campaigns[0], newer).difference
+    assert (difference.new, difference.gone, difference.perhaps_known) == (2, 2, 1)
+    taken = on.take(campaigns[0], newer).list_file
+    with database.staff() as session:
+        doubts = session.execute(
+            select(ListProblem.row, ListProblem.reason).filter_by(list_file_id=taken.id)
+        ).all()
+    assert doubts == [(3, "perhaps_known_with_another_contact")]
+    # as the sentence advises: the former row with "no"
+    mended = newer.replace("email\n", "email;concerné\n").replace("luc@example.net\n", "luc@example.net;oui\n")
+    on.take(campaigns[0], mended + "Durand;Luc;luc@exemple.example.org;non\n")
+    with database.staff() as session:
+        assert session.scalars(select(Patient.outcome).order_by(Patient.id)).all().count("excluded") == 1
 
 
 def test_accepted_after_the_start_nobody_is_told_twice(database, current, on):
