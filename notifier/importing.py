@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from notifier import models, states, store
 from notifier.checking import ROWS_AT_ONCE, check_list, rows_of, unread_columns
-from notifier.copying import boolean, copy, fields, int2, int4, int8, raw
+from notifier.copying import FALSE, TRUE, boolean, copy, fields, int2, int4, int8, raw
 from notifier.copying import text as text_field
 from notifier.errors import ConflictError
 from notifier.importers import MAX_BYTES, Column, Limits, RawList, Refusal, open_list, refused
@@ -347,10 +347,13 @@ _TABLES = """
         pg_temp.named_link, pg_temp.crowd;
     CREATE TEMPORARY TABLE fresh_person (
         row int, rows int, person bytea, id_key bytea, national bytea, name bytea, identity bytea, has_postal bool,
-        is_minor bool, language text, variant text, sensitive bool, affected bool, outcome text, reason text
+        is_minor bool, language text, variant text, sensitive bool, affected bool, outcome text, reason text,
+        patient_id bigint DEFAULT nextval('patient_id_seq')
     ) ON COMMIT DROP;
-    CREATE TEMPORARY TABLE fresh_contact (row int, rank int2, channel text, blind bytea, sealed bytea)
-        ON COMMIT DROP;
+    CREATE TEMPORARY TABLE fresh_contact (
+        row int, rank int2, channel text, blind bytea, sealed bytea, is_new bool,
+        contact_id bigint DEFAULT nextval('contact_id_seq')
+    ) ON COMMIT DROP;
     CREATE TEMPORARY TABLE fresh_id (id bigint, row int) ON COMMIT DROP;
     CREATE TEMPORARY TABLE staged_person (
         row int, id bytea, national bytea, name bytea, other bytea, apart bytea, identity bytea, language text,
@@ -370,19 +373,25 @@ _TABLES = """
 #: people whom earlier lists named first
 _EARLIER = "SELECT coalesce(sum(accepted), 0)::bigint FROM list_file WHERE campaign_id = %(campaign_id)s"
 _INSERT_FRESH = """
-    WITH made AS (
-        INSERT INTO patient (
-            campaign_id, doctor_id, list_file_id, listed_in, changed_in, row, merged, person_blind, id_blind,
-            national_blind, name_blind, identity_sealed, has_postal, is_minor, language, variant,
-            comment_sensitive, affected, outcome, outcome_reason, outcome_at
-        )
-        SELECT %(campaign_id)s, %(doctor_id)s, %(list_file_id)s, %(list_file_id)s, %(list_file_id)s, row, rows - 1,
-            person, id_key, national, name, identity, has_postal, is_minor, language, variant, sensitive, affected,
-            outcome, reason, CASE WHEN outcome <> 'on_the_way' THEN %(now)s::timestamptz END
-        FROM fresh_person
-        RETURNING id, row
+    INSERT INTO patient (
+        id, campaign_id, doctor_id, list_file_id, listed_in, changed_in, row, merged, person_blind, id_blind,
+        national_blind, name_blind, identity_sealed, has_postal, is_minor, language, variant,
+        comment_sensitive, affected, outcome, outcome_reason, outcome_at
     )
-    INSERT INTO fresh_id SELECT id, row FROM made
+    SELECT patient_id, %(campaign_id)s, %(doctor_id)s, %(list_file_id)s, %(list_file_id)s, %(list_file_id)s, row,
+        rows - 1, person, id_key, national, name, identity, has_postal, is_minor, language, variant, sensitive,
+        affected, outcome, reason, CASE WHEN outcome <> 'on_the_way' THEN %(now)s::timestamptz END
+    FROM fresh_person
+"""
+#: contacts that cannot be there yet: neither looked for nor, once there, looked up
+_NEW_CONTACTS = """
+    INSERT INTO contact (id, campaign_id, doctor_id, channel, value_blind, value_sealed)
+    SELECT contact_id, %(campaign_id)s, %(doctor_id)s, channel, blind, sealed FROM fresh_contact WHERE is_new
+"""
+_LINK_NEW = """
+    INSERT INTO patient_contact (patient_id, contact_id, doctor_id, rank)
+    SELECT p.patient_id, f.contact_id, %(doctor_id)s, f.rank
+    FROM fresh_contact f JOIN fresh_person p USING (row) WHERE f.is_new
 """
 
 
@@ -403,8 +412,9 @@ _CONTACT_OF = """
 """
 _LINK_FRESH = f"""
     INSERT INTO patient_contact (patient_id, contact_id, doctor_id, rank)
-    SELECT fresh_id.id, contact.id, %(doctor_id)s, f.rank
-    FROM fresh_contact f JOIN fresh_id ON fresh_id.row = f.row CROSS JOIN {_CONTACT_OF}
+    SELECT p.patient_id, contact.id, %(doctor_id)s, f.rank
+    FROM fresh_contact f JOIN fresh_person p USING (row) CROSS JOIN {_CONTACT_OF}
+    WHERE NOT f.is_new
 """  # noqa: S608 - put together from constants
 _UNLINK_NAMED = "DELETE FROM patient_contact WHERE patient_id IN (SELECT id FROM named_person WHERE is_changed)"
 _LINK_NAMED = f"""
@@ -584,7 +594,12 @@ _TOLD_ELSEWHERE = f"""
 
 # --- saving -----------------------------------------------------------------------------------------
 
-_FRESH, _CONTACT, _STAGED_ROW, _PROBLEM = fields(15), fields(5), fields(13), fields(3)
+_FRESH, _CONTACT, _STAGED_ROW, _PROBLEM = fields(15), fields(6), fields(13), fields(3)
+_STAGED_CONTACT = fields(5)
+_FRESH_PERSON = (
+    "fresh_person (row, rows, person, id_key, national, name, identity, has_postal, is_minor, language, variant, "
+    "sensitive, affected, outcome, reason)"
+)
 _NAMED, _LINK, _KEY = fields(14), fields(4), fields(2)
 _TAGS = {Channel.EMAIL: b"e", Channel.SMS: b"s"}
 _CHANNELS = {ord(tag): channel for channel, tag in _TAGS.items()}
@@ -609,6 +624,8 @@ class _Batch:
         self.staged: list[bytes] = []
         self.staged_contacts: list[bytes] = []
         self.problems: list[bytes] = []
+        #: some of `contacts` may be there already
+        self.has_known_contacts = False
 
 
 class _Saving:
@@ -709,11 +726,11 @@ class _Saving:
         row = int4(judged.row)
         sealed = raw(self._seal(judged.identity.to_json(), IDENTITY_PURPOSE))
         if maybe_known:
-            contacts = self._contacts(judged, row, blinds, batch.staged_contacts)
+            contacts = self._contacts(judged, row, blinds, batch, is_staged=True)
             apart = None if judged.apart is None else blind(b"person:" + judged.apart.encode())
             batch.staged.append(_staged(judged, row, [*blinds, apart], sealed, contacts))
             return
-        self._contacts(judged, row, blinds, batch.contacts)
+        self._contacts(judged, row, blinds, batch, is_staged=False)
         batch.rows.append(judged.row)
         is_reachable = bool(judged.emails or judged.numbers)
         facts = _facts(
@@ -732,9 +749,12 @@ class _Saving:
         )
         self._difference.due += is_reachable and judged.excluded is None
 
-    def _contacts(self, judged: Judged, row: bytes, blinds: list[bytes | None], to: list[bytes]) -> bytes:
+    def _contacts(
+        self, judged: Judged, row: bytes, blinds: list[bytes | None], batch: _Batch, *, is_staged: bool
+    ) -> bytes:
         """Seals the contacts of a row; returns their channels and blind indexes, one after the other."""
         packed = []
+        to = batch.staged_contacts if is_staged else batch.contacts
         data_key, seal = self._data_key, self._seal
         for channel, channel_field, tag, addresses in (
             (_BY_EMAIL, _EMAIL_FIELD, b"e", judged.emails),
@@ -744,9 +764,16 @@ class _Saving:
                 blind = contact_blind(data_key, channel, address)
                 sealed = seal(address.encode(), CONTACT_PURPOSE)
                 rank_field = _RANKS[rank] if rank < len(_RANKS) else int2(min(rank, _MAX_RANK))
-                to.append(_CONTACT + row + rank_field + channel_field + _BLIND + blind + raw(sealed))
+                was_seen = self._seen_contacts.add(int.from_bytes(blind[:4]))
+                fields_ = row + rank_field + channel_field + _BLIND + blind + raw(sealed)
+                if is_staged:
+                    to.append(_STAGED_CONTACT + fields_)
+                else:
+                    is_new = not (was_seen or self._has_earlier)
+                    batch.has_known_contacts |= not is_new
+                    to.append(_CONTACT + fields_ + (TRUE if is_new else FALSE))
                 packed.append(tag + blind)
-                if self._seen_contacts.add(int.from_bytes(blind[:4])):
+                if was_seen:
                     sharing = self._sharing.setdefault(blind, set())
                     if len(sharing) <= MOST_SHARING:
                         sharing.add(_first(blinds))
@@ -756,19 +783,22 @@ class _Saving:
         copy(self._connection, "staged_person", batch.staged)
         copy(self._connection, "staged_contact", batch.staged_contacts)
         copy(self._connection, "staged_problem", batch.problems)
-        self._insert(batch.people, batch.contacts)
+        self._insert(batch.people, batch.contacts, has_known_contacts=batch.has_known_contacts)
         self._difference.add_new(batch.rows)
 
-    def _insert(self, people: list[bytes], contacts: list[bytes]) -> None:
-        """New people with the contacts of their one row."""
+    def _insert(self, people: list[bytes], contacts: list[bytes], *, has_known_contacts: bool) -> None:
+        """New people with the contacts of their one row, of which some may be there already."""
         if not people:
             return
-        copy(self._connection, "fresh_person", people)
-        copy(self._connection, "fresh_contact", contacts)
+        copy(self._connection, _FRESH_PERSON, people)
+        copy(self._connection, "fresh_contact (row, rank, channel, blind, sealed, is_new)", contacts)
         self._execute(_INSERT_FRESH)
-        self._execute(_insert_contacts("fresh_contact"))
-        self._execute(_LINK_FRESH)
-        self._connection.execute("TRUNCATE fresh_person, fresh_contact, fresh_id")
+        self._execute(_NEW_CONTACTS)
+        self._execute(_LINK_NEW)
+        if has_known_contacts:
+            self._execute(_insert_contacts("fresh_contact", "NOT is_new"))
+            self._execute(_LINK_FRESH)
+        self._connection.execute("TRUNCATE fresh_person, fresh_contact")
 
     def _execute(self, statement: str) -> int:
         return self._connection.execute(statement.encode(), self._ids).rowcount
@@ -951,10 +981,10 @@ class _Saving:
                 + text_field(reason)
             )
             self._difference.due += outcome == Outcome.ON_THE_WAY
-        copy(self._connection, "fresh_person", rows)
+        copy(self._connection, _FRESH_PERSON, rows)
         self._execute(_INSERT_FRESH)
-        ids = dict(self._connection.execute("SELECT row, id FROM fresh_id").fetchall())
-        self._connection.execute("TRUNCATE fresh_person, fresh_id")
+        ids = dict(self._connection.execute("SELECT row, patient_id FROM fresh_person").fetchall())
+        self._connection.execute("TRUNCATE fresh_person")
         self._difference.add_new([person.rows[0] for person in people])
         self._difference.repeated += sum(len(person.rows) - 1 for person in people)
         return [ids[person.rows[0]] for person in people]

@@ -733,6 +733,8 @@ def _roles() -> None:
     )
     # A doctor who lets a campaign go on begins its count of bounces anew.
     op.execute("GRANT INSERT, UPDATE ON bounce TO notifier_doctor")
+    # An import knows the ids of what it is about to insert.
+    op.execute("GRANT USAGE ON SEQUENCE patient_id_seq, contact_id_seq TO notifier_staff, notifier_doctor")
     # A corrected list replaces a person's contacts while nothing has been sent.
     op.execute("GRANT DELETE ON patient_contact, told, list_upload TO notifier_staff, notifier_doctor")
     op.execute("GRANT INSERT ON journal TO notifier_staff, notifier_doctor")
