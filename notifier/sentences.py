@@ -292,9 +292,14 @@ _REASONS_FR: tuple[tuple[str, str], ...] = (
         "La clé de la campagne {id} a été effacée : ses données ne peuvent plus être lues.",
     ),
     (
-        r"The data key of campaign (?P<id>\d+) does not open with this master key: .*",
-        "La clé de la campagne {id} ne s'ouvre pas avec cette clé maîtresse : NOTIFIER_MASTER_KEY est-elle "
-        "celle de cette base de données ?",
+        r"The data key of campaign (?P<id>\d+) does not open: it was altered, or is another campaign's\.",
+        "La clé de la campagne {id} ne s'ouvre pas : elle a été modifiée, ou c'est celle d'une autre campagne.",
+    ),
+    (
+        r"The data key of campaign (?P<id>\d+) was sealed by the master key (?P<mark>\w+), which is not given: .*",
+        "La clé de la campagne {id} a été scellée par la clé maîtresse {mark}, qui n'est pas donnée : "
+        "NOTIFIER_MASTER_KEY est-elle celle de cette base de données ? Une clé antérieure se met dans "
+        "NOTIFIER_MASTER_KEYS_FORMER.",
     ),
     (
         rf"{_BEGINS}refused our credentials{_CODE}: check (?P<keys>.*)\.",

@@ -82,9 +82,11 @@ def test_every_reason_of_a_pause_has_a_french_sentence():
         notices.approved(7, [], b"x")
     with pytest.raises(SealingError) as erased:
         MasterKey(b"k" * 32).open_data_key(None, 7)
-    with pytest.raises(SealingError) as other:
+    with pytest.raises(SealingError) as missing:
         MasterKey(b"k" * 32).open_data_key(b"0" * 64, 7)
-    for error in (none, altered, erased, other):
+    with pytest.raises(SealingError) as another:
+        MasterKey(b"k" * 32).open_data_key(MasterKey(b"k" * 32).new_data_key(8), 7)
+    for error in (none, altered, erased, missing, another):
         assert "7" in sentences.reason(error.value.message, "fr")
         assert sentences.reason(error.value.message, "fr") != error.value.message
 
