@@ -35,7 +35,7 @@ log = structlog.get_logger()
 #: how often the watcher looks, and asks whether the sessions still hold
 LOOK_S, SESSIONS_S = 1.0, 3.0
 #: a part is made again this often at most, and where nothing seems to move, this often at least
-SOONEST_S, LATEST_S = 2.0, 120.0
+SOONEST_S, LATEST_S = 2.0, 900.0
 #: parts are made for so long between two looks; the others' turn comes after the next
 _BUDGET_S = 1.0
 #: a page hears so often that its part has been looked at (the standard advises 15 s for proxies' sake)
