@@ -82,8 +82,6 @@ TOTP_STEP_S = 30
 TOTP_DIGITS = 6
 #: of a secret: what RFC 4226 §4 recommends
 _TOTP_BYTES = 20
-#: of the advisory lock under which accounts are made
-_CREATING_LOCK = 7303
 LEAST_PASSWORD, MOST_PASSWORD = 12, 200
 
 _SEEN_EVERY = timedelta(minutes=1)
@@ -203,8 +201,7 @@ def create(
         raise InputError("A doctor's or secretary's account belongs to a doctor, any other to none.")
     if doctor_id is not None and session.get(Doctor, doctor_id) is None:
         raise NotFoundError(f"There is no doctor {doctor_id}.")
-    # While two master keys are in use, the unique index cannot see that two are the same.
-    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CREATING_LOCK})
+    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": store.Lock.ACCOUNTS})
     if session.scalar(select(exists().where(Account.email_blind.in_(_email_blinds(master, email))))):
         raise ConflictError("This address has an account already: one address, one account.")
     account = Account(

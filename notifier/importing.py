@@ -46,8 +46,6 @@ _OPEN_STATES = (
     states.Campaign.PAUSED,
     states.Campaign.COMPLETED,
 )
-#: one import of a campaign at a time, without a lock on the campaign that would hold up a pause
-_ONE_IMPORT = 7304
 
 
 def contact_blind(data_key: DataKey, channel: Channel, address: str) -> bytes:
@@ -288,7 +286,7 @@ def lock(session: Session, campaign_id: int) -> bool:
     wait, so that neither a pause nor a receipt need. Raises ConflictError for a campaign that was cancelled.
     """
     session.execute(
-        text("SELECT pg_advisory_xact_lock(:key, :id)"), {"key": _ONE_IMPORT, "id": campaign_id % 2**31}
+        text("SELECT pg_advisory_xact_lock(:key, :id)"), {"key": store.Lock.IMPORT, "id": campaign_id % 2**31}
     )
     query = select(models.Campaign.state, models.Campaign.started_at).where(models.Campaign.id == campaign_id)
     state, started_at = session.execute(query).one()

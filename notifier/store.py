@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
+from enum import IntEnum, unique
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,13 +49,25 @@ OLDEST_POSTGRESQL = 15
 _UTC = "-c timezone=UTC"
 #: a process that froze in a transaction must not keep its locks; a slow download may pause for less
 _LET_GO = "-c idle_in_transaction_session_timeout=300s"
-#: one migration at a time, whoever starts it
-_MIGRATION_LOCK = 7300
-#: as the journal's own trigger takes it
-_JOURNAL_LOCK = 7301
-#: results handed on, further lists and replays move the same deliveries, patients and campaigns, each in its own
-#: order: one at a time
-_SETTLING_LOCK = 7302
+
+
+@unique
+class Lock(IntEnum):
+    """PostgreSQL's advisory locks that we take: all here, so that no two are one."""
+
+    #: one migration at a time, whoever starts it
+    MIGRATION = 7300
+    #: as the journal's own trigger takes it
+    JOURNAL = 7301
+    #: results handed on, further lists and replays move the same deliveries, patients and campaigns, each in its
+    #: own order: one at a time
+    SETTLING = 7302
+    #: held by the feeder that leads, for as long as it leads
+    FEEDER = 7303
+    #: with a campaign: one import of it at a time, without a lock on the campaign that would hold up a pause
+    IMPORT = 7304
+    #: while two master keys are in use, no index can see that two accounts have one address
+    ACCOUNTS = 7305
 
 
 class Database:
@@ -221,7 +234,7 @@ def migrate(url: str) -> None:
     try:
         with _said_plainly(), engine.begin() as connection:
             check_version(connection)
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": Lock.MIGRATION})
             config = _alembic()
             config.attributes["connection"] = connection
             try:
@@ -253,7 +266,7 @@ def record(
 
 def journal_first(session: Session) -> None:
     """Takes the journal's turn before rows are locked: who records first and then needs such a row can wait."""
-    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _JOURNAL_LOCK})
+    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": Lock.JOURNAL})
 
 
 _SEALED_BY = text(
@@ -281,9 +294,9 @@ def sealed_by(session: Session) -> dict[str, dict[str, int]]:
 def settle_alone(session: Session, *, wait: bool = True) -> bool:
     """Takes the turn of whoever settles, until the end of the transaction; False if it is taken and none waits."""
     if wait:
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETTLING_LOCK})
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": Lock.SETTLING})
         return True
-    return bool(session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _SETTLING_LOCK}))
+    return bool(session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": Lock.SETTLING}))
 
 
 def broken_journal_entries(session: Session) -> list[int]:

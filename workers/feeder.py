@@ -29,7 +29,6 @@ from workers.turns import LEAST_TURN, Turns
 
 log = structlog.get_logger()
 
-_LEADER = 7303
 #: a leader that asks the database nothing for so long has lost the lead; longer than Redis may keep it waiting
 _SILENT_S = 10.0
 _END_WHEN_SILENT = text("SELECT set_config('idle_session_timeout', :ms, false)")
@@ -99,7 +98,7 @@ class Feeder:
         # server hears nothing, for hours, and so ends the connection of a leader that has long been silent.
         with self._database.engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")
-            if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LEADER}):
+            if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": store.Lock.FEEDER}):
                 return
             silent_ms = max(1000 * _SILENT_S, 4 * self._settings.engine.feeder_ms)
             connection.execute(_END_WHEN_SILENT, {"ms": f"{silent_ms:.0f}ms"})

@@ -66,7 +66,7 @@ def test_no_field_becomes_code_of_a_page(signed_in: NewPerson, database: Databas
     shown = 0
     for who, pages in ((doctor, doctors_pages), (operator, operators_pages)):
         for page in pages.all:
-            if page.method == "GET":
+            if page.method == "GET" and not page.path.endswith("/live"):  # a stream of what its part shows
                 answer = who.get(filled(page.path, **values))
                 assert answer.status_code < 500, page.path
                 assert "1337" not in answer.text, page.path
