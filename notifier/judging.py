@@ -220,6 +220,26 @@ class Identity:
             return True
         return bool(self.family_names and other.family_names) and self.family_names.isdisjoint(other.family_names)
 
+    def is_corrected_by(self, other: Identity) -> bool:
+        """Whether two of first name, family name and birth date are known and agree, and the third may be the same
+        one corrected: another family name, a longer or shorter first name, a date mistyped in one of its parts.
+
+        Twins have different first names, and father and son different dates: they stay two.
+        """
+        mine, theirs = _name_parts(self.first_name), _name_parts(other.first_name)
+        if not (mine and theirs and _is_shortened(mine, theirs)):
+            return False
+        if self.birth_date is not None and self.birth_date == other.birth_date:
+            return True
+        has_family = not self.family_names.isdisjoint(other.family_names)
+        return has_family and mine == theirs and self._is_slip(other)
+
+    def _is_slip(self, other: Identity) -> bool:
+        """Whether the birth dates are the same but for one part, or day and month in the other order."""
+        mine, theirs = (self.birth_date or "").split("-"), (other.birth_date or "").split("-")
+        different = [one for one in zip(mine, theirs, strict=False) if one[0] != one[1]]
+        return len(mine) == len(theirs) == 3 and (len(different) <= 1 or [mine[0], mine[2], mine[1]] == theirs)
+
     def shares_a_name(self, other: Identity) -> bool:
         """Whether a family name or the first name is common."""
         first = folded(self.first_name or "")
@@ -527,6 +547,19 @@ def folded(name: str) -> str:
     """Equal for one name in any capitals, accents, blanks and punctuation."""
     plain = unaccented(name).casefold()
     return "".join(character for character in plain if character.isalnum())
+
+
+def _name_parts(name: str | None) -> list[str]:
+    """The parts of a first name: "Anne-Marie" has two."""
+    return re.findall(r"\w+", unaccented(name or "").casefold())
+
+
+def _is_shortened(one: list[str], other: list[str]) -> bool:
+    """Whether a first name is another with parts left out at its end, or with a first letter instead of a part."""
+    return all(
+        mine == theirs or (1 in (len(mine), len(theirs)) and mine[0] == theirs[0])
+        for mine, theirs in zip(one, other, strict=False)
+    )
 
 
 def _keys(judged: Judged, national: str | None) -> Keys:

@@ -345,11 +345,11 @@ def _folded_id(identity: Identity) -> str | None:
 def is_another(person: Person, said: Said) -> bool:
     """Whether a row with a person's patient id is somebody else's all the same.
 
-    Names and birth dates decide. Where no name agrees, two addresses or two numbers are two people's: nothing
-    else says that one id means one person.
+    Names and birth dates decide; with a contact in common, one of them may have been corrected. Where no name
+    agrees, two addresses or two numbers are two people's: nothing else says that one id means one person.
     """
     if person.identity.contradicts(said.identity):
-        return True
+        return not (person.shares_a_contact(said) and person.identity.is_corrected_by(said.identity))
     if person.identity.shares_a_name(said.identity):
         return False
     compared = []

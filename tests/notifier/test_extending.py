@@ -75,6 +75,17 @@ def test_whom_a_list_adds_while_sending_is_told_and_nobody_again(database: Datab
     assert outcomes(database, campaign.id)["informed"] == 8
 
 
+def test_who_was_told_is_not_told_again_under_a_corrected_name(database: Database, current: Settings):
+    campaign = start_campaign(database, current, [person(1, phone=None)])
+    run(current, FakeProvider(), campaign.id, campaign.epoch)
+    settle(database, current, after=LATER)
+    import_more(database, current, campaign.id, [person(1, phone=None, nom="Autre")])
+    further = FakeProvider()
+    run(current, further, campaign.id, campaign.epoch)
+    assert sent_to(further) == []
+    assert outcomes(database, campaign.id)["informed"] == 1
+
+
 def test_an_approval_stays_as_it_was_and_the_journal_says_what_the_list_did(database: Database, current: Settings):
     campaign = start_campaign(database, current, [person(1), person(2)])
     import_more(database, current, campaign.id, [person(1, email="new@example.org"), person(3)])

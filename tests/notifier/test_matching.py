@@ -96,6 +96,35 @@ def test_who_is_one_and_who_is_two(first, second, same):
     assert one.person.key != two.person.key or same
 
 
+MARTIN = {"patient_id": "1", "last_name": "Martin", "first_name": "Anne-Marie", "emails": "a"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"last_name": "Durand"}, True),
+        ({"first_name": "Anne"}, True),
+        ({"first_name": "A."}, True),
+        ({"first_name": "Anne", "last_name": "Durand"}, True),
+        ({"birth_date": "1961-02-01"}, True),
+        ({"birth_date": "1960-01-02"}, True),
+        # nothing but the id says that they are one
+        ({"last_name": "Durand", "emails": "b"}, False),
+        ({"last_name": "Durand", "birth_date": None}, False),
+        # twins, mother and daughter, two dates that no slip makes one
+        ({"first_name": "Annette"}, False),
+        ({"first_name": "Anne", "birth_date": "1961-02-01"}, False),
+        ({"birth_date": "1985-07-01"}, False),
+    ],
+)
+def test_one_id_and_a_contact_in_common_let_one_thing_be_corrected(changes, same):
+    """Else who was told is told again, under the name of today."""
+    one, two = _place(_said(2, **MARTIN), _said(3, **MARTIN | changes))
+    assert (two.person is one.person) == same
+    (again,) = _place(_said(3, **MARTIN | changes), known=(known := _known(_said(2, **MARTIN)),))
+    assert (again.person is known) == same
+
+
 def test_two_people_in_doubt_are_said():
     _, two = _place(_said(patient_id="1"), _said(patient_id="1", birth_date="1990-01-01"))
     assert two.doubts == [("patient_id", RowReason.SAME_ID)]
