@@ -117,6 +117,7 @@ def import_list(
     mapping: Mapping[str, str] | None = None,
     sheet: str | None = None,
     dead_domains: Collection[str] = (),
+    of_several: bool = False,
 ) -> ListFile:
     """Imports a doctor's list, before or after the start; the same file again changes nothing.
 
@@ -124,9 +125,9 @@ def import_list(
     whom the list adds is sent the approved text, what it takes away is no longer sent to, and nobody who was told
     is told again; a completed campaign goes on sending if somebody new is on the way. All of that or nothing.
 
-    `filename`, `mapping`, `sheet` and `dead_domains` are for `importing.import_list`. Raises NotFoundError,
-    ListError for a file that cannot be used, ConflictError for a campaign that was cancelled, or if somebody
-    needs a text that was not approved.
+    `filename`, `mapping`, `sheet`, `dead_domains` and `of_several` are for `importing.import_list`. Raises
+    NotFoundError, ListError for a file that cannot be used, ConflictError for a campaign that was cancelled, or if
+    somebody needs a text that was not approved.
     """
     campaign = session.get(Campaign, campaign_id, populate_existing=True)
     if campaign is None:
@@ -142,6 +143,7 @@ def import_list(
         actor=actor,
         now=now,
         expected_doctor=(doctor.reference, doctor.name),
+        of_several=of_several,
         own_contacts=(doctor.phone, doctor.email),
         dead_domains=dead_domains,
         max_bytes=settings.max_list_bytes,

@@ -36,21 +36,43 @@ class _Accepted:
         spellings = [spellings] if isinstance(spellings, str) else list(spellings)
         #: the reference, which errors name
         self._first = next(iter(spellings), "")
-        self._keys = {key for spelling in spellings for key in _doctor_keys(spelling)}
+        self._keys = {key for spelling in spellings for key in doctor_keys(spelling)}
+
+    def is_own(self, doctors: Iterable[str]) -> bool:
+        """Whether one of these is the doctor: a patient may be another one's as well."""
+        return any(not self._keys.isdisjoint(doctor_keys(doctor)) for doctor in doctors)
 
     def check(self, raw: RawRow) -> None:
         """Raises ListError if the row belongs to another doctor."""
         doctors = raw.cells.get(Column.DOCTOR)
-        if doctors and all(self._keys.isdisjoint(_doctor_keys(doctor)) for doctor in doctors):
+        if doctors and not self.is_own(doctors):
             raise refused(Refusal.ANOTHER_DOCTOR, row=raw.number, doctor=self._first)
+
+
+def rows_of_doctor(spellings: str | Collection[str]) -> Callable[[RawRow], bool]:
+    """Which rows of a list of several doctors are this one's, for `open_list`.
+
+    It raises ListError at a row that names no doctor: it would be nobody's.
+    """
+    accepted = _Accepted(spellings)
+    return lambda raw: accepted.is_own(doctors_of(raw))
+
+
+def doctors_of(raw: RawRow) -> tuple[str, ...]:
+    """The doctors whom a row of a list of several names. Raises ListError if it names none."""
+    doctors = tuple(raw.cells.get(Column.DOCTOR, ()))
+    if not doctors:
+        raise refused(Refusal.NO_DOCTOR, row=raw.number)
+    return doctors
 
 
 _TITLES = frozenset({"dr", "docteur", "doctor", "pr", "prof", "professeur", "m", "mr", "mme", "mlle"})
 
 
 @functools.lru_cache(maxsize=1024)
-def _doctor_keys(written: str) -> frozenset[str]:
-    """Without blanks, for a reference; its words in any order without titles, for a name."""
+def doctor_keys(written: str) -> frozenset[str]:
+    """What doctors are compared by: without blanks, for a reference; the words in any order without titles, for a
+    name."""
     compact = re.sub(r"\s+", "", written).removesuffix(".0").casefold()
     words = [word for word in re.findall(r"[^\W_]+", unaccented(written).casefold()) if word not in _TITLES]
     return frozenset(key for key in (compact, " ".join(sorted(words))) if key)

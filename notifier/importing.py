@@ -22,7 +22,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from notifier import models, states, store
-from notifier.checking import ROWS_AT_ONCE, check_list, rows_of, unread_columns
+from notifier.checking import ROWS_AT_ONCE, check_list, rows_of, rows_of_doctor, unread_columns
 from notifier.copying import FALSE, TRUE, boolean, copy, fields, int2, int4, int8, raw
 from notifier.copying import text as text_field
 from notifier.errors import ConflictError
@@ -116,6 +116,7 @@ def import_list(
     actor: str,
     now: datetime,
     expected_doctor: str | Collection[str] | None = None,
+    of_several: bool = False,
     own_contacts: Collection[str] = (),
     dead_domains: Collection[str] = (),
     max_bytes: int = MAX_BYTES,
@@ -134,6 +135,7 @@ def import_list(
     journal are the caller's.
 
     `expected_doctor` is what a doctor column may hold: the reference, or several spellings, the reference first.
+    With `of_several` the list holds other doctors' patients as well, and only this one's are read.
     `own_contacts` are the doctor's own email addresses and numbers, used for no patient; `dead_domains` those
     found to take no mail; `filename`, `mapping` and `sheet` are for `importers.open_list`. Raises ListError for a
     file that cannot be read, holds no patient or is another doctor's; ConflictError if the campaign was cancelled.
@@ -148,6 +150,7 @@ def import_list(
             actor,
             now,
             expected_doctor,
+            of_several,
             own_contacts,
             dead_domains,
             max_bytes,
@@ -170,6 +173,7 @@ def compare_list(
     region: str,
     now: datetime,
     expected_doctor: str | Collection[str] | None = None,
+    of_several: bool = False,
     own_contacts: Collection[str] = (),
     dead_domains: Collection[str] = (),
     max_bytes: int = MAX_BYTES,
@@ -191,6 +195,7 @@ def compare_list(
             "compare",
             now,
             expected_doctor,
+            of_several,
             own_contacts,
             dead_domains,
             max_bytes,
@@ -210,6 +215,7 @@ class _Request(NamedTuple):
     actor: str
     now: datetime
     expected_doctor: str | Collection[str] | None
+    of_several: bool
     own_contacts: Collection[str]
     dead_domains: Collection[str]
     max_bytes: int
@@ -226,6 +232,7 @@ class _Request(NamedTuple):
             sheet=self.sheet,
             today=self.now.date(),
             limits=Limits(max_bytes=self.max_bytes),
+            wanted=rows_of_doctor(self.expected_doctor or ()) if self.of_several else None,
         )
 
 

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from notifier import acts, approving, corrections, deciding, importing, store
 from notifier.addresses import unaccented
-from notifier.checking import domains_of, rows_of
+from notifier.checking import domains_of, rows_of, rows_of_doctor
 from notifier.corrections import Suggestion
 from notifier.domains import Domains
 from notifier.errors import ConflictError, ListError, NotFoundError
@@ -49,6 +49,8 @@ class Given:
     sheet: str | None = None
     #: ask the DNS whether the domains take mail; None: as the settings say
     check_domains: bool | None = None
+    #: it holds other doctors' patients as well: only those of the campaign's doctor are read
+    of_several: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +151,17 @@ def opened(
         raise NotFoundError(f"There is no campaign {campaign_id}.")
     doctor = session.get_one(Doctor, campaign.doctor_id)
     limits = Limits(max_bytes=settings.max_list_bytes)
+    wanted = rows_of_doctor((doctor.reference, doctor.name)) if given.of_several else None
 
     def open_with(mapping: Mapping[str, str], sheet: str | None) -> Any:
         return open_list(
-            source, filename=given.filename, mapping=mapping, sheet=sheet, today=now.date(), limits=limits
+            source,
+            filename=given.filename,
+            mapping=mapping,
+            sheet=sheet,
+            today=now.date(),
+            limits=limits,
+            wanted=wanted,
         )
 
     mapping, sheet = _remembered(session, doctor.id, given, open_with)
@@ -250,6 +259,7 @@ def look(
             region=settings.default_region,
             now=now,
             expected_doctor=(this.doctor.reference, this.doctor.name),
+            of_several=given.of_several,
             own_contacts=(this.doctor.phone, this.doctor.email),
             dead_domains=this.setting.dead_domains,
             max_bytes=settings.max_list_bytes,
@@ -275,7 +285,15 @@ def _token(session: Session, this: Opened, last: int) -> str:
     # must look again.
     now = select(Campaign.started_at.is_not(None), Campaign.notice_hash).where(Campaign.id == this.campaign_id)
     begun, approved = session.execute(now).one()
-    read = [sorted(this.mapping.items()), this.sheet, last, this.campaign_id, begun, approved and approved.hex()]
+    read = [
+        sorted(this.mapping.items()),
+        this.sheet,
+        this.given.of_several,
+        last,
+        this.campaign_id,
+        begun,
+        approved and approved.hex(),
+    ]
     said = orjson.dumps(read)
     return hashlib.sha256(this.reader.sha256 + said).hexdigest()
 
@@ -318,6 +336,7 @@ def import_list(
         filename=given.filename,
         mapping=this.mapping,
         sheet=this.sheet,
+        of_several=given.of_several,
         dead_domains=this.setting.dead_domains,
     )
     if layout is not None and (this.mapping or this.sheet):

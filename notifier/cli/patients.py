@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -21,14 +22,16 @@ from rich.console import Console
 from sqlalchemy import func, select
 
 from notifier import deciding, lists, reporting, sentences, store, writing
+from notifier.checking import doctor_keys, doctors_of
 from notifier.cli import common
 from notifier.cli.campaign import CampaignId
 from notifier.cli.check import columns_table, mapping_of, questions_in_words
 from notifier.corrections import Corrections, suggestions
 from notifier.errors import InputError, NotFoundError, NotifierError
+from notifier.importers import Limits, Refusal, open_list, refused
 from notifier.judging import RowReason
 from notifier.lists import Given, Imported, Look
-from notifier.models import Campaign, ListFile, ListProblem, Patient
+from notifier.models import Campaign, Doctor, Incident, ListFile, ListProblem, Patient
 from notifier.settings import Settings
 from notifier.states import Outcome
 from notifier.store import Database
@@ -59,6 +62,9 @@ _COUNTS = (
 #: counts that a person should think about before a yes
 _DOUBTFUL = {"perhaps_known": RowReason.PERHAPS_KNOWN, "told_elsewhere": RowReason.TOLD_ELSEWHERE}
 
+#: doctors named in an error
+_MOST_DOCTORS = 20
+
 File = Annotated[Path, typer.Argument(help="The list as the practice software exported it.")]
 Map = Annotated[
     list[str] | None,
@@ -73,10 +79,21 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Language = Annotated[str, typer.Option(help="fr or en.")]
 
 
-def _given(file: Path, said: Sequence[str] | None, sheet: str | None, check_domains: bool | None = None) -> Given:
+OfSeveral = Annotated[
+    bool, typer.Option("--of-several", help="The list holds other doctors' patients too: read this one's rows.")
+]
+
+
+def _given(
+    file: Path,
+    said: Sequence[str] | None,
+    sheet: str | None,
+    check_domains: bool | None = None,
+    of_several: bool = False,
+) -> Given:
     if not file.is_file():
         raise InputError(f"{file} is not a file.")
-    return Given(file.name, mapping_of(said), sheet, check_domains)
+    return Given(file.name, mapping_of(said), sheet, check_domains, of_several)
 
 
 # --- import -----------------------------------------------------------------------------------------
@@ -96,8 +113,17 @@ class _Job:
 def import_(
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="CAMPAIGN FILE [CAMPAIGN FILE]…", help="Several are imported at the same time."),
+        typer.Argument(
+            metavar="CAMPAIGN FILE [CAMPAIGN FILE]…",
+            help="Several are imported at the same time. With --incident: FILE….",
+        ),
     ],
+    incident: Annotated[
+        str | None,
+        typer.Option(
+            help="The files hold several doctors' patients: each row goes to its doctor's campaign of it."
+        ),
+    ] = None,
     map_: Map = None,
     sheet: Sheet = None,
     check_domains: CheckDomains = None,
@@ -111,8 +137,12 @@ def import_(
     A further list needs a yes, or --yes; so does any list where a person is at the keyboard. The same file again
     changes nothing. Before the start a new list voids an approval: who approved had not seen it.
     """
-    jobs = _jobs(targets, map_, sheet, check_domains)
+    jobs = [] if incident else _jobs(targets, map_, sheet, check_domains)
     with common.database() as (database, settings):
+        for file in map(Path, targets) if incident else ():
+            given = _given(file, map_, sheet, check_domains, of_several=True)
+            jobs += _jobs_of_incident(database, settings, incident or "", file, given)
+        _refuse_twice(jobs)
         for job in jobs:
             job.seen = _look(database, settings, job, as_json, compare="always" if dry_run else "further")
         if dry_run:
@@ -129,15 +159,56 @@ def _jobs(
 ) -> list[_Job]:
     if len(targets) % 2 or not all(number.isascii() and number.isdigit() for number in targets[::2]):
         raise InputError("Name a campaign's number and its file, and so on: notifier patients import 1 list.csv")
-    jobs = [
+    return [
         _Job(int(number), Path(file), _given(Path(file), said, sheet, check_domains))
         for number, file in zip(targets[::2], targets[1::2], strict=True)
     ]
+
+
+def _refuse_twice(jobs: Sequence[_Job]) -> None:
     if len({job.campaign for job in jobs}) < len(jobs):
         raise InputError(
             "Import the lists of one campaign one after the other: the later one corrects the earlier."
         )
-    return jobs
+
+
+def _jobs_of_incident(
+    database: Database, settings: Settings, incident: str, file: Path, given: Given
+) -> list[_Job]:
+    """One for each doctor whom a list names. Raises InputError if one of them has no campaign of the incident, or
+    if two have the name: nobody's patients may be left out, or go to another."""
+    with common.transaction(database) as session:
+        known = common.find(session, Incident, incident)
+        campaigns = session.execute(
+            select(Campaign.id, Doctor.reference, Doctor.name)
+            .join(Doctor, Doctor.id == Campaign.doctor_id)
+            .where(Campaign.incident_id == known.id)
+        ).all()
+    of: dict[str, set[int]] = {}
+    for number, *spellings in campaigns:
+        for key in (key for spelling in spellings for key in doctor_keys(spelling)):
+            of.setdefault(key, set()).add(number)
+    limits = Limits(max_bytes=settings.max_list_bytes)
+    with open_list(
+        file, filename=given.filename, mapping=given.mapping, sheet=given.sheet, limits=limits
+    ) as reader:
+        if reader.questions:
+            raise InputError(questions_in_words(reader.questions))
+        rows = Counter(doctor for raw in reader for doctor in doctors_of(raw))
+    if not rows:
+        raise refused(Refusal.NO_ROW)
+    found = {doctor: set().union(*(of.get(key, ()) for key in doctor_keys(doctor))) for doctor in rows}
+    if unclear := {doctor: len(numbers) for doctor, numbers in found.items() if len(numbers) != 1}:
+        lines = [
+            f"{doctor[:80]} ({rows[doctor]} rows): "
+            + ("several have this name; write the reference" if many else "no campaign of this incident")
+            for doctor, many in list(unclear.items())[:_MOST_DOCTORS]
+        ]
+        raise InputError(
+            f"{len(unclear)} doctors of this list are not known. Make their campaigns first, or correct the list; "
+            f"nothing was imported.\n  " + "\n  ".join(lines)
+        )
+    return [_Job(number, file, given) for number in sorted(set().union(*found.values()))]
 
 
 def _look(database: Database, settings: Settings, job: _Job, as_json: bool, compare: Any) -> Look:
@@ -383,6 +454,7 @@ def report(
     every: Annotated[bool, typer.Option("--every", help="Every cell, also those taken as they stand.")] = False,
     map_: Map = None,
     sheet: Sheet = None,
+    of_several: OfSeveral = False,
     check_domains: CheckDomains = None,
     as_json: common.Json = False,
 ) -> None:
@@ -390,7 +462,7 @@ def report(
 
     The file holds what the list holds: hand it to the doctor and to nobody else.
     """
-    given = _given(file, map_, sheet, check_domains)
+    given = _given(file, map_, sheet, check_domains, of_several)
     if out.suffix not in (".csv", ".json"):
         raise InputError("--out needs a name that ends in .csv or .json.")
     with (
@@ -424,6 +496,7 @@ def corrections(
     language: Language = "fr",
     map_: Map = None,
     sheet: Sheet = None,
+    of_several: OfSeveral = False,
     check_domains: CheckDomains = None,
     as_json: common.Json = False,
 ) -> None:
@@ -431,7 +504,7 @@ def corrections(
 
     The doctor fills it in and it is imported like any list; only these people are changed.
     """
-    given = _given(file, map_, sheet, check_domains)
+    given = _given(file, map_, sheet, check_domains, of_several)
     with (
         common.said_in(language),
         common.work() as work,
@@ -458,10 +531,15 @@ def _write(out: Path, pieces: Iterable[bytes]) -> None:
 
 @_suggestions.command(name="list")
 def suggestions_list(
-    campaign: CampaignId, file: File, map_: Map = None, sheet: Sheet = None, as_json: common.Json = False
+    campaign: CampaignId,
+    file: File,
+    map_: Map = None,
+    sheet: Sheet = None,
+    of_several: OfSeveral = False,
+    as_json: common.Json = False,
 ) -> None:
     """List what refused addresses of this file were probably meant to be. It shows what the file holds."""
-    given = _given(file, map_, sheet)
+    given = _given(file, map_, sheet, of_several=of_several)
     with (
         common.work() as work,
         lists.opened(work.session, work.settings, campaign, file, given, now=work.now) as this,
@@ -478,11 +556,12 @@ def accept(
     all_: Annotated[bool, typer.Option("--all", help="All that mend a typing error.")] = False,
     map_: Map = None,
     sheet: Sheet = None,
+    of_several: OfSeveral = False,
     yes: Yes = False,
     as_json: common.Json = False,
 ) -> None:
     """Use the suggested addresses of some rows of an imported list, as if the doctor had sent them corrected."""
-    given = _given(file, map_, sheet)
+    given = _given(file, map_, sheet, of_several=of_several)
     if bool(row) == all_:
         raise InputError("Name the rows (--row 12 --row 31), or say --all.")
     if not yes:

@@ -6,7 +6,7 @@ The format goes by what the file holds, never by its name: practice software cal
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -73,12 +73,13 @@ def open_list(
     sheet: str | None = None,
     today: date | None = None,
     limits: Limits | None = None,
+    wanted: Callable[[RawRow], bool] | None = None,
 ) -> Iterator[RawList]:
     """Opens a list for reading; `source` is a path or a seekable binary stream.
 
     `filename` is only compared with the format. `mapping` gives columns their meaning (header → `Column`, or
     "ignore"), `sheet` chooses one of several; both answer `RawList.questions`. `today` ends the periods of FHIR
-    contacts; the day in UTC if not given.
+    contacts; the day in UTC if not given. `wanted` says which rows are read.
 
     Raises ListError if the file is empty, too big, of no known format, damaged, or has no header row with a
     contact column. The size is looked at before anything is read. Rows may raise it too: at a line that is too
@@ -97,7 +98,7 @@ def open_list(
             raise
     except OSError as error:
         raise refused(Refusal.UNREADABLE, cause=error.strerror or type(error).__name__) from error
-    opened.size_bytes = size
+    opened.size_bytes, opened.wanted = size, wanted
     try:
         yield opened
     finally:

@@ -70,6 +70,7 @@ class Refusal(StrEnum):
     MEANING_TWICE = "mapping_gives_one_meaning_twice"
     # -- people
     ANOTHER_DOCTOR = "row_of_another_doctor"
+    NO_DOCTOR = "row_of_no_doctor"
     # -- suggestions
     NO_SUCH_ROW = "suggestion_row_not_found"
     NO_SUGGESTION = "suggestion_not_found"
@@ -440,7 +441,20 @@ _WORDS: dict[Refusal, tuple[tuple[str, str], tuple[str, str]]] = {
             "Row {row} belongs to another doctor than '{doctor}', for whom this list was handed in. Nothing was "
             "saved.",
         ),
-        ("Remettez une liste par médecin.", "Hand in one list per doctor."),
+        (
+            "Remettez une liste par médecin, ou la liste de plusieurs médecins pour leur incident.",
+            "Hand in one list per doctor, or the list of several doctors for their incident.",
+        ),
+    ),
+    Refusal.NO_DOCTOR: (
+        (
+            "La ligne {row} d'une liste de plusieurs médecins n'en nomme aucun. Rien n'a été enregistré.",
+            "Row {row} of a list of several doctors names none. Nothing was saved.",
+        ),
+        (
+            "Indiquez son médecin (RPPS ou référence), ou supprimez la ligne si elle ne porte pas de patient.",
+            "Name its doctor (RPPS number or reference), or delete the row if it holds no patient.",
+        ),
     ),
     Refusal.NO_SUCH_ROW: (
         ("Il n'y a pas de ligne {row} dans cette liste.", "There is no row {row} in this list."),

@@ -277,6 +277,8 @@ class RawList:
     _unread: Callable[[], list[str]] = list
     #: of the whole file
     size_bytes: int = 0
+    #: which rows are read; None: all
+    wanted: Callable[[RawRow], bool] | None = None
 
     @property
     def columns(self) -> dict[str, Column | None]:
@@ -320,7 +322,7 @@ class RawList:
             asked = self.questions[:10]
             french, english = " ".join(one.french for one in asked), " ".join(one.english for one in asked)
             raise refused(Refusal.QUESTIONS, asked=(french, english))
-        return self._rows()
+        return self._rows() if self.wanted is None else filter(self.wanted, self._rows())
 
 
 def refuse_size(stream: BinaryIO, limits: Limits) -> int:

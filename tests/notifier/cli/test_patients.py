@@ -228,3 +228,60 @@ def test_every_decision_about_a_list_is_shown_without_a_database(cli: Cli, messy
     assert email["verdict"] == "refused"
     assert email["findings"][0]["suggestion"] == "jean@gmail.com"
     assert said["report"]["cells"]["email"]["refused"] == 1
+
+
+# --- one file of several doctors -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_campaigns(cli: Cli, files: Path) -> tuple[int, int]:
+    cli.run("incident", "create", files / "incident.json")
+    cli.run("doctor", "import", files / "doctors.json")
+    first, second = (cli.json("campaign", "create", "breach-1", name)["id"] for name in ("D0001", "D0002"))
+    return first, second
+
+
+def _of_several(files: Path, *rows: str) -> Path:
+    path = files / "several.csv"
+    path.write_text("\n".join(["id;nom;email;médecin", *rows, ""]), encoding="utf-8")
+    return path
+
+
+def test_each_row_of_a_file_of_several_doctors_goes_to_its_doctors_campaign(
+    cli: Cli, files: Path, two_campaigns: tuple[int, int]
+):
+    path = _of_several(
+        files,
+        "1;Un;un@example.org;D0001",
+        "2;Deux;deux@example.org;Dr Camille Exemple2",
+        "3;Trois;trois@example.org;D0002",
+        "4;Quatre;quatre@gmial.com;D0001",
+    )
+    done = cli.json("patients", "import", "--incident", "breach-1", path, "--yes")["lists"]
+    assert [(one["campaign"], one["rows"], one["accepted"]) for one in done] == [
+        (two_campaigns[0], 2, 2), (two_campaigns[1], 2, 2),
+    ]  # fmt: skip
+    rows = [
+        [one["row"] for one in cli.json("patients", "list", campaign)["patients"]] for campaign in two_campaigns
+    ]
+    assert rows == [[2, 5], [3, 4]], "rows are named as in the file"
+    asked = (two_campaigns[0], path, "--out", files / "report.json")
+    assert cli.json("patients", "report", *asked, "--of-several")["rows"] == 2
+    assert cli.json("patients", "suggestions", "accept", two_campaigns[0], path, "--all", "--yes", "--of-several")[
+        "accepted"
+    ] == 1  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("3;Trois;trois@example.org;D0009", "D0009 (1 rows): no campaign of this incident"),
+        ("3;Trois;trois@example.org;", "Row 4 of a list of several doctors names none"),
+    ],
+)
+def test_a_file_of_several_doctors_that_leaves_somebody_out_is_refused_whole(
+    cli: Cli, files: Path, two_campaigns: tuple[int, int], row: str, said: str
+):
+    path = _of_several(files, "1;Un;un@example.org;D0001", "2;Deux;deux@example.org;D0002", row)
+    assert said in cli.error("patients", "import", "--incident", "breach-1", path, "--yes")
+    assert [cli.json("patients", "list", campaign)["patients"] for campaign in two_campaigns] == [[], []]
