@@ -116,7 +116,7 @@ def _quoted(line: str, lines: _Lines, delimiter: str, width: int | None) -> tupl
             taken.append(more)
             joined += "\n" + more
             if '"' in more and (fields := _parse(joined, delimiter)) is not None:
-                if width is None or _fits(fields, delimiter, width):
+                if width is None or _fits(fields, [line, *taken], delimiter, width):
                     return fields, []
                 # a record that is whole stays what it is, whatever follows
                 break
@@ -124,14 +124,17 @@ def _quoted(line: str, lines: _Lines, delimiter: str, width: int | None) -> tupl
     return [_bare(value) for value in line.split(delimiter)], [Doubt.UNBALANCED_QUOTE]
 
 
-def _fits(fields: list[str], delimiter: str, width: int) -> bool:
-    """Whether lines joined by an open quote are one row: no wider than the header, no whole row in a cell."""
+def _fits(fields: list[str], lines: list[str], delimiter: str, width: int) -> bool:
+    """Whether lines joined by an open quote are one row: no wider than the header, no whole row in a cell, and not
+    each line a whole row by itself, whose quotes only happen to pair."""
     if any(value.strip() for value in fields[width:]):
         return False
     # a short row, whose last cells were left out, must look even less like several
     limit = width - 1 if len(fields) >= width else 1
-    swallowed = (line for value in fields if "\n" in value for line in value.split("\n")[1:])
-    return width == 1 or all(line.count(delimiter) < limit for line in swallowed)
+    swallowed = [line.count(delimiter) for value in fields if "\n" in value for line in value.split("\n")[1:]]
+    if any(swallowed) and all(line.count(delimiter) == width - 1 for line in lines):
+        return False
+    return width == 1 or all(count < limit for count in swallowed)
 
 
 def _parse(record: str, delimiter: str) -> list[str] | None:

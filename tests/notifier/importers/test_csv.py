@@ -244,6 +244,31 @@ def test_an_unclosed_quote_swallows_nobody(text):
     assert "unbalanced_quote" in rows[0].doubts
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'id;nom;email;note;tel\n1;M;a@example.fr;"à voir;1\n2;N;b@example.fr;vu";2\n3;P;c@example.fr;;3\n',
+        'id;nom;email;note;tel\n1;M;a@example.fr;"à voir;1\n2;N;b@example.fr;;2\n3;P;c@example.fr;vu";3\n',
+        'id;email;note;nom;tel\n1;a@example.fr;"à voir;M;1\n2;b@example.fr;vu;"N";2\n3;c@example.fr;vu";P;3\n',
+    ],
+)
+def test_a_stray_quote_further_down_does_not_close_one_over_whole_rows(text):
+    rows = _read(text)[1]
+    assert [row.number for row in rows] == [2, 3, 4]
+    assert [row.cells[Column.EMAIL] for row in rows] == [["a@example.fr"], ["b@example.fr"], ["c@example.fr"]]
+    assert [row.cells[Column.PHONE] for row in rows] == [["1"], ["2"], ["3"]]
+    assert "unbalanced_quote" in rows[0].doubts
+
+
+def test_a_note_over_several_lines_is_one_cell_even_with_delimiters_in_it():
+    text = 'id;nom;email;note;tel\n1;M;a@example.fr;"à voir;\nvu; revu\nfin";1\n2;N;b@example.fr;"x;y";2\n'
+    rows = _read(text)[1]
+    assert [(row.number, row.cells[Column.PHONE], list(row.doubts)) for row in rows] == [
+        (2, ["1"], []),
+        (3, ["2"], []),
+    ]
+
+
 def test_a_short_row_with_a_line_break_in_quotes_is_one_row():
     text = 'nom;adresse;email;ville\nM;"1 rue A\n75001 Paris";a@example.fr\nN;;b@example.fr;Lyon\n'
     assert [number for number, _ in _cells(text)] == [2, 3]
