@@ -179,6 +179,8 @@ class Checked(NamedTuple):
     raw: RawRow
     judged: Judged
     place: Literal["accepted", "merged", "refused"]
+    #: the first row of its person, which may be itself
+    first: int
     #: the row with earlier ones
     pairs: tuple[Pair, ...] = ()
 
@@ -218,10 +220,10 @@ def check_rows(reader: RawList, setting: Setting, totals: Totals) -> Iterator[Ch
     for raw in reader:
         judged = judge(raw, setting)
         drop_crowded(judged, crowds)
-        place, pairs = _place(judged, people, twins, repeated, totals, setting.today)
+        place, first, pairs = _place(judged, people, twins, repeated, totals, setting.today)
         totals.rows += 1
         setattr(totals, place, getattr(totals, place) + 1)
-        yield Checked(raw, judged, place, pairs)
+        yield Checked(raw, judged, place, first, pairs)
     for person in people:
         totals.add(person, setting.today)
 
@@ -291,19 +293,19 @@ def check_list(
 
 def _place(
     judged: Judged, people: People, twins: _Twins, repeated: _Repeated, totals: Totals, today: date | None
-) -> tuple[Literal["accepted", "merged", "refused"], tuple[Pair, ...]]:
+) -> tuple[Literal["accepted", "merged", "refused"], int, tuple[Pair, ...]]:
     if judged.keys.first is None:
-        return "refused", ()
+        return "refused", judged.row, ()
     said = Said.of(judged)
     if not repeated.has(judged):
         totals.add(Person.new(judged.keys.first, said), today)
-        return "accepted", ()
+        return "accepted", judged.row, ()
     placed = people.place(said)
     for column, reason in placed.doubts:
         judged.doubt(column, reason)
     pairs = tuple(twins.pairs(placed, said))
     twins.add(placed, said)
-    return "accepted" if placed.is_new else "merged", pairs
+    return "accepted" if placed.is_new else "merged", placed.person.rows[0], pairs
 
 
 def drop_crowded(judged: Judged, crowds: Crowds) -> None:

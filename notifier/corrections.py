@@ -1,5 +1,8 @@
 """The rows of a list that need a person, as a list of their own: filled in, it is handed in like any other.
 
+With a row go all others of the same patient: a list replaces what an earlier one said of somebody, so a row alone
+would take away the contacts that the others have.
+
 It has the doctor's own columns in their order and one more that says what is wrong. Comments go into no file:
 their cells say only that there is one. Columns that are not read stay, empty unless a contact stands in them.
 """
@@ -13,7 +16,7 @@ from typing import NamedTuple
 
 from notifier import sentences, writing
 from notifier.addresses import Reason, tidy, unaccented, visible
-from notifier.checking import Crowds, Totals, check_rows, drop_crowded, rows_of
+from notifier.checking import Checked, Totals, check_rows, rows_of
 from notifier.errors import InputError
 from notifier.importers import Column, Doubt, RawList, RawRow, Refusal, as_error
 from notifier.importers.columns import looks_like_contact
@@ -23,6 +26,10 @@ from notifier.judging import Judged, Problem, RowReason, Setting, judge
 #: the name of our own column, by language
 WRONG = {"fr": "À corriger", "en": "To be corrected"}
 _PRESENT = {"fr": "présent", "en": "present"}
+_SAME_PERSON = {
+    "fr": "Rien à corriger : même patient que la ligne {row}. Ne supprimez pas cette ligne.",
+    "en": "Nothing to correct: the same patient as in row {row}. Do not delete this row.",
+}
 #: columns of a list that has none of its own (FHIR); names that the reader knows again
 _NAMES: dict[Column, str] = {
     Column.PATIENT_ID: "id patient",
@@ -87,7 +94,7 @@ def _is_needed(problem: Problem, judged: Judged, is_reached: bool) -> bool:
 
 
 class Corrections:
-    """Iterate once for the pieces of the file; then ask `rows`. The list is read three times."""
+    """Iterate once for the pieces of the file; then ask `rows`. The list is read four times."""
 
     def __init__(self, reader: RawList, setting: Setting, language: str) -> None:
         self._reader = reader
@@ -99,19 +106,19 @@ class Corrections:
 
     def __iter__(self) -> Iterator[bytes]:
         self.rows = 0
-        crowds, pairs = Crowds(self._reader), _pairs(self._reader, self._setting)
-        for judged in rows_of(self._reader, self._setting):
-            crowds.add(judged)
+        together = _Together.of(self._reader, self._setting)
         yield writing.START + writing.lines([[*self._table.names, WRONG[self._language]]])
-        for raw in self._reader:
-            judged = judge(raw, self._setting)
-            drop_crowded(judged, crowds)
-            problems, doubles = needed(judged), pairs.get(raw.number, [])
-            if problems or doubles:
+        for checked in check_rows(self._reader, self._setting, Totals()):
+            raw = checked.raw
+            problems, doubles = needed(checked.judged), together.pairs.get(raw.number, [])
+            if problems or doubles or raw.number in together.beside:
                 self.rows += 1
-                yield writing.lines([[*self._table.cells(raw), self._words(problems, doubles)]])
+                words = self._words(problems, doubles, together.beside.get(raw.number, raw.number))
+                yield writing.lines([[*self._table.cells(raw), words]])
 
-    def _words(self, problems: Sequence[Problem], doubles: Sequence[tuple[int, RowReason]]) -> str:
+    def _words(self, problems: Sequence[Problem], doubles: Sequence[tuple[int, RowReason]], wrong: int) -> str:
+        if not problems and not doubles:
+            return _SAME_PERSON[self._language].format(row=wrong)
         said = [_in_words(problem, self._language) for problem in problems]
         row = "ligne" if self._language == "fr" else "row"
         said += [
@@ -128,14 +135,50 @@ def _in_words(problem: Problem, language: str) -> str:
     return said
 
 
-def _pairs(reader: RawList, setting: Setting) -> dict[int, list[tuple[int, RowReason]]]:
-    """Rows that may be one person's, each with the other, by row."""
-    found: dict[int, list[tuple[int, RowReason]]] = {}
-    for checked in check_rows(reader, setting, Totals()):
-        for pair in checked.pairs:
-            found.setdefault(pair.row, []).append((pair.other, pair.reason))
-            found.setdefault(pair.other, []).append((pair.row, pair.reason))
-    return found
+class _Together(NamedTuple):
+    """What rows have to do with one another."""
+
+    #: rows that may be one person's, each with the other
+    pairs: dict[int, list[tuple[int, RowReason]]]
+    #: rows of a person whose other row needs somebody: with that row, the first of them
+    beside: dict[int, int]
+
+    @classmethod
+    def of(cls, reader: RawList, setting: Setting) -> _Together:
+        pairs: dict[int, list[tuple[int, RowReason]]] = {}
+        wrong: dict[int, int] = {}
+        rows = _Rows()
+        for checked in check_rows(reader, setting, Totals()):
+            rows.add(checked)
+            if needed(checked.judged):
+                wrong.setdefault(checked.first, checked.judged.row)
+            for pair in checked.pairs:
+                pairs.setdefault(pair.row, []).append((pair.other, pair.reason))
+                pairs.setdefault(pair.other, []).append((pair.row, pair.reason))
+        for row in pairs:
+            wrong.setdefault(rows.first(row), row)
+        return cls(pairs, {row: wrong[first] for row, first in rows if first in wrong})
+
+
+class _Rows:
+    """Which rows are one person's, of those who have several. Memory grows with further rows alone.
+
+    A further row that says nothing but who it is, is none: no list takes that away.
+    """
+
+    def __init__(self) -> None:
+        #: each row to the first of its person
+        self._first: dict[int, int] = {}
+
+    def add(self, checked: Checked) -> None:
+        if checked.place == "merged" and not checked.raw.cells.keys() <= set(_WHO):
+            self._first[checked.judged.row] = self._first[checked.first] = checked.first
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self._first.items())
+
+    def first(self, row: int) -> int:
+        return self._first.get(row, row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +264,8 @@ class Accepted(NamedTuple):
 
 def accept(reader: RawList, setting: Setting, rows: Collection[int] | None) -> Accepted:
     """The rows with these numbers (None: all with a typing error), their suggestions put in the place of what was
-    read. Only the columns that say who it is and the email addresses are in it, so nothing else is changed.
+    read, and what else these people have rows of. Only the columns that say who it is and the email addresses are
+    in it, so nothing else is changed.
 
     Raises InputError for a row without a suggestion, or one whose person could not be known again: without id or
     birth date, another address makes another person.
@@ -229,8 +273,8 @@ def accept(reader: RawList, setting: Setting, rows: Collection[int] | None) -> A
     who = {*_WHO, Column.EMAIL}
     table = _Table.of(reader, "fr", who)
     wanted = None if rows is None else set(rows)
+    mended: dict[int, list[str]] = {}
     accepted: list[Suggestion] = []
-    records: list[list[str]] = []
     for raw in reader:
         if wanted is not None and raw.number not in wanted:
             continue
@@ -243,14 +287,29 @@ def accept(reader: RawList, setting: Setting, rows: Collection[int] | None) -> A
         cells = _with(table, raw, taken)
         if cells is None or not _does_only_that(cells, table, judged, taken, setting):
             raise as_error(InputError, Refusal.NOT_IN_PLACE, row=raw.number)
-        records.append(cells)
+        mended[raw.number] = cells
         accepted += taken
         (wanted or set()).discard(raw.number)
     if wanted:
         raise as_error(InputError, Refusal.NO_SUCH_ROW, row=min(wanted))
-    if not records:
+    if not mended:
         raise as_error(InputError, Refusal.NOTHING_SUGGESTED)
+    beside = _beside(reader, setting, mended)
+    records = [
+        mended.get(raw.number) or table.cells(raw)
+        for raw in reader
+        if raw.number in mended or raw.number in beside
+    ]
     return Accepted(writing.START + writing.lines([table.names, *records]), accepted)
+
+
+def _beside(reader: RawList, setting: Setting, mended: Collection[int]) -> set[int]:
+    """The further rows of the people whose rows are mended."""
+    rows = _Rows()
+    for checked in check_rows(reader, setting, Totals()):
+        rows.add(checked)
+    people = {rows.first(row) for row in mended}
+    return {row for row, first in rows if first in people}
 
 
 def _is_known_again(judged: Judged) -> bool:

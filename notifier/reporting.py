@@ -202,7 +202,7 @@ _NOT_REPEATED = frozenset({Column.COMMENT, Column.NATIONAL_ID})
 
 def describe(checked: Checked, headers: tuple[Header, ...], setting: Setting) -> Row:
     """What became of each cell of one row. Cells of a refused row are not looked at: nobody is told by them."""
-    raw, judged, place, pairs = checked
+    raw, judged, place, _, pairs = checked
     problems = list(judged.problems)
     cells: list[Cell] = []
     if place != "refused":

@@ -59,6 +59,29 @@ def test_only_rows_that_need_a_person_are_in_it():
     assert corrected("id;nom;email\n1;M;a@example.fr\n2;N;\n") == []
 
 
+TWO_ROWS = (
+    "id;nom;prenom;né le;email;portable\n1;Petit;Ana;1/2/1980;ana@example.fr;0639980001\n"
+    "2;Roux;Max;2/2/1980;max@example.fr;0639980002\n1;Petit;Ana;1/2/1980;b@gmial.com;06 39 98 XX XX\n"
+    "1;Petit;Ana;1/2/1980;c@example.fr;\n"
+)
+
+
+def test_with_a_row_go_all_rows_of_the_same_patient():
+    one, wrong, other = corrected(TWO_ROWS)
+    assert [row["email"] for row in (one, wrong, other)] == ["ana@example.fr", "b@gmial.com", "c@example.fr"]
+    assert "b@gmail.com" in wrong["À corriger"]
+    assert one["À corriger"] == other["À corriger"]
+    assert "même patient que la ligne 4" in one["À corriger"]
+    assert "row 4" in corrected(TWO_ROWS, "en")[0]["To be corrected"]
+
+
+def test_what_two_rows_of_a_patient_say_against_each_other_is_said_with_both():
+    text = "id;nom;email;concerné\n1;Petit;a@example.fr;oui\n2;Roux;b@example.fr;oui\n1;Petit;;non\n"
+    one, other = corrected(text)
+    assert "même patient que la ligne 4" in one["À corriger"]
+    assert (other["concerné"], "Rien" in other["À corriger"]) == ("non", False)
+
+
 def test_it_says_what_is_wrong_in_the_doctors_language():
     two, three, five, six = corrected()
     assert "« jean@gmial.com » : La partie après @ est sans doute mal saisie." in two["À corriger"]
@@ -210,6 +233,13 @@ def test_an_accepted_suggestion_changes_the_email_of_that_row_and_nothing_else()
         }
     ]
     assert accepted(None) == taken
+
+
+def test_what_else_the_patient_has_rows_of_goes_with_an_accepted_one():
+    taken = accepted([4], TWO_ROWS)
+    assert [row["email"] for row in table_of(taken.content)] == ["ana@example.fr", "b@gmail.com", "c@example.fr"]
+    assert [one.row for one in taken.suggestions] == [4]
+    assert "portable" not in table_of(taken.content)[0]
 
 
 def test_of_several_addresses_only_the_wrong_one_is_replaced():

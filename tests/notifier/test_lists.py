@@ -227,6 +227,46 @@ def test_a_corrected_file_changes_only_its_rows(on, campaigns, database, current
     assert count(database, Contact) == 3
 
 
+SEVERAL_ROWS = (
+    "id;nom;prenom;né le;email;portable\n1;Petit;Ana;1/2/1980;ana@example.fr;0639980001\n"
+    "2;Roux;Max;2/2/1980;max@example.fr;0639980002\n1;Petit;Ana;1/2/1980;b@gmial.com;06 39 98 XX XX\n"
+)
+
+
+def contacts(database: Database) -> list[tuple[int, str, int]]:
+    """(patient, channel, contacts)"""
+    with database.staff() as session:
+        found = session.execute(
+            sql(
+                "SELECT patient_id, channel, count(*) FROM patient_contact k JOIN contact c ON c.id = k.contact_id "
+                "GROUP BY 1, 2 ORDER BY 1, 2"
+            )
+        )
+        return [tuple(row) for row in found]
+
+
+def test_corrections_sent_back_as_they_are_take_no_contact_away(on, campaigns, database, current):
+    on.take(campaigns[0], SEVERAL_ROWS)
+    before = contacts(database)
+    with (
+        database.staff() as session,
+        lists.opened(session, current, campaigns[0], source(SEVERAL_ROWS), Given(), now=NOW) as this,
+    ):
+        content = b"".join(Corrections(this.reader, this.setting, "fr")).decode()
+    difference = on.look(campaigns[0], content).difference
+    assert (difference.changed, difference.unchanged, difference.gone) == (0, 1, 1)
+    on.take(campaigns[0], content)
+    assert contacts(database) == before
+
+
+def test_an_accepted_row_leaves_the_contacts_of_the_patients_other_rows(on, campaigns, database):
+    on.take(campaigns[0], SEVERAL_ROWS)
+    first, *others = contacts(database)
+    assert (first[1], first[2]) == ("email", 1)
+    on.accept(campaigns[0], SEVERAL_ROWS, [4])
+    assert contacts(database) == [(first[0], "email", 2), *others]
+
+
 def test_a_corrected_file_is_read_as_its_list_was(on, campaigns, database, current):
     text = NUMBERS + "2;Durand;Luc;01/01/1975;06 39 98 XX XX\n"
     on.take(campaigns[0], text, Given(mapping=SAID))
