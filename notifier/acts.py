@@ -118,16 +118,17 @@ def import_list(
     sheet: str | None = None,
     dead_domains: Collection[str] = (),
     of_several: bool = False,
+    accepted_of: int | None = None,
 ) -> ListFile:
-    """Imports a doctor's list, before or after the start; the same file again changes nothing.
+    """Imports a doctor's list, before or after the start; the campaign's newest file again changes nothing.
 
     Before the start a new file voids an approval, because the approver did not see it. After it, sending goes on:
     whom the list adds is sent the approved text, what it takes away is no longer sent to, and nobody who was told
     is told again; a completed campaign goes on sending if somebody new is on the way. All of that or nothing.
 
-    `filename`, `mapping`, `sheet`, `dead_domains` and `of_several` are for `importing.import_list`. Raises
-    NotFoundError, ListError for a file that cannot be used, ConflictError for a campaign that was cancelled, or if
-    somebody needs a text that was not approved.
+    `filename`, `mapping`, `sheet`, `dead_domains`, `of_several` and `accepted_of` are for `importing.import_list`.
+    Raises NotFoundError, ListError for a file that cannot be used, ConflictError for a campaign that was cancelled
+    or if somebody needs a text that was not approved.
     """
     campaign = session.get(Campaign, campaign_id, populate_existing=True)
     if campaign is None:
@@ -151,6 +152,7 @@ def import_list(
         filename=filename,
         mapping=mapping,
         sheet=sheet,
+        accepted_of=accepted_of,
     )
     if list_file.id in known:
         return list_file

@@ -124,10 +124,12 @@ def import_list(
     filename: str | None = None,
     mapping: Mapping[str, str] | None = None,
     sheet: str | None = None,
+    accepted_of: int | None = None,
 ) -> models.ListFile:
     """Saves the people of a list, in the caller's transaction; the caller commits, or rolls back on any error.
 
-    The same file again changes nothing and returns its first import. A further file adds new people and corrects
+    The campaign's newest file again changes nothing and returns its import (see `newest`). A further file, also
+    one that came before the newest, adds new people and corrects
     those already known: what it has a column for replaces what an earlier list said, contacts and exclusion
     included; who is not in it stays as they are. Once sending has begun, who was told stays told, and who could
     not be reached is on the way again only with a contact that was not tried. Making deliveries for those whom
@@ -137,7 +139,8 @@ def import_list(
     `expected_doctor` is what a doctor column may hold: the reference, or several spellings, the reference first.
     With `of_several` the list holds other doctors' patients as well, and only this one's are read.
     `own_contacts` are the doctor's own email addresses and numbers, used for no patient; `dead_domains` those
-    found to take no mail; `filename`, `mapping` and `sheet` are for `importers.open_list`. Raises ListError for a
+    found to take no mail; `filename`, `mapping` and `sheet` are for `importers.open_list`; `accepted_of` is the
+    list whose accepted suggestions this one is. Raises ListError for a
     file that cannot be read, holds no patient or is another doctor's; ConflictError if the campaign was cancelled.
     """
     list_file, _ = _import(
@@ -158,6 +161,7 @@ def import_list(
             filename,
             mapping,
             sheet,
+            accepted_of,
         ),
         Difference(most=0),
     )
@@ -185,7 +189,7 @@ def compare_list(
 ) -> Difference:
     """What `import_list` would change, without changing it: the import itself, taken back to a savepoint.
 
-    A file that was imported already differs in nothing: all counts are 0. Raises what `import_list` raises.
+    The campaign's newest file differs in nothing: all counts are 0. Raises what `import_list` raises.
     """
     difference = Difference(most=most)
     savepoint = session.begin_nested()
@@ -223,6 +227,7 @@ class _Request(NamedTuple):
     filename: str | None
     mapping: Mapping[str, str] | None
     sheet: str | None
+    accepted_of: int | None = None
 
     def open(self, source: Path | BinaryIO) -> AbstractContextManager[RawList]:
         return open_list(
@@ -247,13 +252,8 @@ def _import(
     session.flush()
     has_started = lock(session, campaign.id)
     with asked.open(source) as reader:
-        earlier = session.scalar(
-            select(models.ListFile).where(
-                models.ListFile.campaign_id == campaign.id, models.ListFile.sha256 == reader.sha256
-            )
-        )
-        if earlier is not None:
-            return earlier, difference
+        if (same := newest(session, campaign.id, reader.sha256)) is not None:
+            return same, difference
         list_file = _new_list_file(session, campaign, reader, asked)
         connection = session.connection().connection.driver_connection
         assert isinstance(connection, psycopg.Connection)
@@ -284,6 +284,21 @@ def _import(
     list_file.merged = difference.rows - difference.refused - difference.new
     session.flush()
     return list_file, difference
+
+
+def newest(session: Session, campaign_id: int, sha256: bytes) -> models.ListFile | None:
+    """The import of this file, if it is the campaign's newest: then it changes nothing to import it again.
+
+    Suggestions of it that were accepted since do not make it an older one: sent again it would take them back.
+    """
+    own = select(models.ListFile).where(models.ListFile.campaign_id == campaign_id)
+    newest_first = own.order_by(models.ListFile.id.desc()).limit(1)
+    same = session.scalar(newest_first.where(models.ListFile.sha256 == sha256))
+    if same is None:
+        return None
+    further = models.ListFile.accepted_of.is_distinct_from(same.id)
+    newer = session.scalar(newest_first.where(models.ListFile.id > same.id, further))
+    return same if newer is None else None
 
 
 def lock(session: Session, campaign_id: int) -> bool:
@@ -320,6 +335,7 @@ def _new_list_file(
         campaign_id=campaign.id,
         doctor_id=campaign.doctor_id,
         sha256=reader.sha256,
+        accepted_of=asked.accepted_of,
         rows=0,
         accepted=0,
         merged=0,

@@ -78,7 +78,7 @@ class Look:
     sheet: str | None
     #: the campaign has taken a list before
     has_earlier: bool
-    #: this very file was imported before
+    #: this very file is the campaign's newest list: importing it again changes nothing
     is_known: bool
     #: None while questions are open, or where it was not asked for
     difference: Difference | None
@@ -91,7 +91,7 @@ class Imported:
     """One import."""
 
     list_file: ListFile
-    #: False: this very file was imported before, nothing was changed
+    #: False: this very file is the campaign's newest list, nothing was changed
     is_new: bool
     columns: list[ColumnLine]
     notes: list[dict[str, Any]]
@@ -273,10 +273,9 @@ def look(
 
 
 def _earlier(session: Session, campaign_id: int, reader: RawList) -> tuple[int, bool]:
-    """The newest list of the campaign (0: none), and whether this file is one of them."""
+    """The newest list of the campaign (0: none), and whether it is this file."""
     last = session.scalar(select(func.max(ListFile.id)).where(ListFile.campaign_id == campaign_id)) or 0
-    known = select(ListFile.id).where(ListFile.campaign_id == campaign_id, ListFile.sha256 == reader.sha256)
-    return last, session.scalar(known) is not None
+    return last, importing.newest(session, campaign_id, reader.sha256) is not None
 
 
 def _token(session: Session, this: Opened, last: int) -> str:
@@ -376,7 +375,9 @@ def accept(
     with opened(session, settings, campaign_id, source, given, now=now) as this:
         importing.lock(session, campaign_id)
         known = session.scalar(
-            select(ListFile.id).where(ListFile.campaign_id == campaign_id, ListFile.sha256 == this.reader.sha256)
+            select(func.max(ListFile.id)).where(
+                ListFile.campaign_id == campaign_id, ListFile.sha256 == this.reader.sha256
+            )
         )
         if known is None:
             raise ConflictError("This list was not imported into this campaign: import it first.")
@@ -391,6 +392,7 @@ def accept(
         now=now,
         mapping=_of_columns(this),
         dead_domains=this.setting.dead_domains,
+        accepted_of=known,
     )
     detail = {"list": known, "rows": [one.row for one in accepted.suggestions][:1000]}
     store.record(session, actor, "suggestion.accept", f"campaign:{campaign_id}", this.doctor.id, detail)

@@ -149,11 +149,14 @@ class ListFile(Base):
     """One import of one list file. The file itself is not kept."""
 
     __tablename__ = "list_file"
-    __table_args__ = (UniqueConstraint("campaign_id", "sha256"),)
+    # not unique: a list that came again after another one is imported again
+    __table_args__ = (Index("ix_list_file_campaign_id", "campaign_id", "sha256"),)
     id: Mapped[int] = _id()
     campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
     doctor_id: Mapped[int] = _doctor()
     sha256: Mapped[bytes]
+    #: the list whose accepted suggestions this one is
+    accepted_of: Mapped[int | None] = mapped_column(BigInteger)
     #: data rows read = accepted + merged + refused
     rows: Mapped[int] = mapped_column(Integer)
     accepted: Mapped[int] = mapped_column(Integer)

@@ -338,7 +338,7 @@ class ListLook(Said):
     has_earlier: bool
     """The campaign has taken a list before."""
     is_known: bool
-    """This very file was imported before."""
+    """This very file is the campaign's newest list: importing it again changes nothing."""
     difference: ListDifference | None
     """Null while questions are open."""
     token: str

@@ -168,9 +168,9 @@ def look_at_list(own: OwnCampaign, known: Known, sent: List) -> answers.ListLook
     openapi_extra=_form(*_LOOK, "token"),
 )
 def import_list(own: OwnCampaign, act: ActUnread, sent: List) -> Response:
-    """All of the list is taken or nothing. The same file again changes nothing and gives its first import again;
-    another one adds to and corrects it, and an approval given before the start is void. What `mapping` and `sheet`
-    say is remembered for the doctor's next list with the same header."""
+    """All of the list is taken or nothing. The campaign's newest file again changes nothing and gives its import
+    again; another one, or an older one again, adds to and corrects it, and an approval given before the start is
+    void. What `mapping` and `sheet` say is remembered for the doctor's next list with the same header."""
     with sent.file.file as source:
 
         def import_(session: Session) -> answers.ListFile:

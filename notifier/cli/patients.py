@@ -134,8 +134,9 @@ def import_(
 ) -> None:
     """Import lists. How the columns are read comes first; of a further list of a campaign, what it changes.
 
-    A further list needs a yes, or --yes; so does any list where a person is at the keyboard. The same file again
-    changes nothing. Before the start a new list voids an approval: who approved had not seen it.
+    A further list needs a yes, or --yes; so does any list where a person is at the keyboard. The newest file
+    again changes nothing; an older one again is a further list. Before the start a new list voids an approval:
+    who approved had not seen it.
     """
     jobs = [] if incident else _jobs(targets, map_, sheet, check_domains)
     with common.database() as (database, settings):
@@ -412,7 +413,7 @@ def _show_import(out: Console, document: dict[str, Any]) -> None:
     for note in document["notes"]:
         out.print(note["en"], markup=False, highlight=False)
     if not document["new"]:
-        out.print("This very file was imported before: nothing was changed.")
+        out.print("This very file is the newest list already: nothing was changed.")
     if document["problems"]:
         number = document["campaign"]
         out.print(f"See what is wrong or doubtful: notifier patients problems {number}")

@@ -310,6 +310,44 @@ def test_a_suggestion_of_an_older_list_does_not_take_back_what_a_newer_one_says(
     assert [one.row for one in on.accept(campaigns[0], FIRST + third, [4])] == [4]
 
 
+def test_an_older_list_again_undoes_a_wrong_one_and_the_newest_again_does_nothing(on, campaigns, database):
+    wrong = FIRST.replace("z@example.fr", "wrong@example.fr")
+    right, other = on.take(campaigns[0], FIRST), on.take(campaigns[0], wrong)
+    seen = on.look(campaigns[0], FIRST)
+    assert (seen.is_known, seen.difference.changed, seen.difference.new) == (False, 1, 0)
+    again = on.take(campaigns[0], FIRST, expected=seen.token)
+    assert again.is_new
+    assert len({right.list_file.id, other.list_file.id, again.list_file.id}) == 3
+    assert on.look(campaigns[0], wrong).difference.changed == 1, "the right address is in use again"
+    assert on.look(campaigns[0], FIRST).is_known
+    once_more = on.take(campaigns[0], FIRST)
+    assert (once_more.is_new, once_more.list_file.id) == (False, again.list_file.id)
+    assert count(database, Patient) == 2
+
+
+def test_the_newest_list_again_does_not_take_its_accepted_suggestions_back(on, campaigns, database):
+    on.take(campaigns[0], FIRST)
+    on.accept(campaigns[0], FIRST, [3])
+    before = contacts(database)
+    assert on.look(campaigns[0], FIRST).is_known
+    assert not on.take(campaigns[0], FIRST).is_new
+    assert contacts(database) == before
+
+
+def test_a_suggestion_accepted_once_is_accepted_again_after_a_newer_export(on, campaigns, database):
+    on.take(campaigns[0], FIRST)
+    on.accept(campaigns[0], FIRST, [3])
+    accepted = contacts(database)
+    newer = FIRST + "3;Roux;Ana;02/01/1975;ana@example.fr;\n"
+    on.take(campaigns[0], newer)
+    assert len(contacts(database)) == len(accepted), "one was lost, one is new"
+    on.accept(campaigns[0], newer, [3])
+    assert contacts(database)[: len(accepted)] == accepted
+    lists_before = count(database, ListFile)
+    on.accept(campaigns[0], newer, [3])
+    assert count(database, ListFile) == lists_before
+
+
 NAMED = "nom;prenom;email\nMartin;Zoé;z@example.fr\nDurand;Luc;luc@exemple.example.org\nRoux;Ana;ana@example.fr\n"
 
 

@@ -155,6 +155,7 @@ def upgrade() -> None:
         sa.Column("campaign_id", sa.BigInteger(), nullable=False),
         sa.Column("doctor_id", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.LargeBinary(), nullable=False),
+        sa.Column("accepted_of", sa.BigInteger(), nullable=True),
         sa.Column("rows", sa.Integer(), nullable=False),
         sa.Column("accepted", sa.Integer(), nullable=False),
         sa.Column("merged", sa.Integer(), nullable=False),
@@ -164,8 +165,8 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_list_file_campaign_id")),
         sa.ForeignKeyConstraint(["doctor_id"], ["doctor.id"], name=op.f("fk_list_file_doctor_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_list_file")),
-        sa.UniqueConstraint("campaign_id", "sha256", name=op.f("uq_list_file_campaign_id_sha256")),
     )
+    op.create_index("ix_list_file_campaign_id", "list_file", ["campaign_id", "sha256"], unique=False)
     op.create_table(
         "notice",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),

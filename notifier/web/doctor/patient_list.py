@@ -187,7 +187,7 @@ def _unreadable(visit: Visit, campaign: Campaign, kept: Upload, error: ListError
 
 
 def _same_file(session: Session, campaign: Campaign, seen: Look) -> int | None:
-    """The newest list, where this very file was imported before."""
+    """The newest list, where it is this very file."""
     if not seen.is_known:
         return None
     return session.scalar(select(func.max(ListFile.id)).where(ListFile.campaign_id == campaign.id))
