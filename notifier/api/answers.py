@@ -277,6 +277,20 @@ class ColumnLine(Said):
     could_be: list[str]
 
 
+class ImportedList(ListFile):
+    """An import, with how the list was read."""
+
+    is_new: bool
+    """False: this very file is the campaign's newest list, and nothing was changed."""
+    columns: list[ColumnLine]
+
+    @classmethod
+    def of(cls, imported: lists.Imported) -> ImportedList:
+        saved = ListFile.model_validate(imported.list_file)
+        columns = [ColumnLine.model_validate(one) for one in imported.columns]
+        return cls.model_construct(**dict(saved), is_new=imported.is_new, columns=columns)
+
+
 class Question(Said):
     """What must be said before a list can be read."""
 

@@ -163,17 +163,18 @@ def look_at_list(own: OwnCampaign, known: Known, sent: List) -> answers.ListLook
     "/campaigns/{campaign_id}/lists",
     summary="Import a patient list",
     status_code=201,
-    response_model=answers.ListFile,
+    response_model=answers.ImportedList,
     responses=documented(400, 409, 413, 415),
     openapi_extra=_form(*_LOOK, "token"),
 )
 def import_list(own: OwnCampaign, act: ActUnread, sent: List) -> Response:
     """All of the list is taken or nothing. The campaign's newest file again changes nothing and gives its import
     again; another one, or an older one again, adds to and corrects it, and an approval given before the start is
-    void. What `mapping` and `sheet` say is remembered for the doctor's next list with the same header."""
+    void. What `mapping` and `sheet` say is remembered for the doctor's next list with the same header;
+    `columns` says where it was used."""
     with sent.file.file as source:
 
-        def import_(session: Session) -> answers.ListFile:
+        def import_(session: Session) -> answers.ImportedList:
             imported = lists.import_list(
                 session,
                 act.caller.context.settings,
@@ -183,9 +184,9 @@ def import_list(own: OwnCampaign, act: ActUnread, sent: List) -> Response:
                 actor=act.caller.actor,
                 now=datetime.now(UTC),
                 expected=sent.fields.get("token") or None,
-            ).list_file
-            session.refresh(imported)
-            return answers.ListFile.model_validate(imported)
+            )
+            session.refresh(imported.list_file)
+            return answers.ImportedList.of(imported)
 
         return act.of(_digest(source, sent)).once(201, import_)
 

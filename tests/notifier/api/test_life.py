@@ -70,7 +70,11 @@ def test_a_campaign_from_incident_to_cancellation(
     imported = made(send_list(doctor, number))
     assert imported["rows"] == imported["accepted"] + imported["merged"] + imported["refused"]
     assert (imported["accepted"], imported["merged"], imported["refused"]) == (4, 1, imported["rows"] - 5)
-    assert made(send_list(doctor, number)) == imported, "the same file again changes nothing"
+    again = made(send_list(doctor, number))
+    assert (imported.pop("is_new"), again.pop("is_new")) == (True, False)
+    assert {"header": "email", "meaning": "email", "by": "name", "could_be": []} in imported["columns"]
+    assert again.pop("columns") == imported.pop("columns")
+    assert again == imported, "the same file again changes nothing"
     assert doctor.get(f"{path}/lists").json() == {"items": [imported], "next": None}
     problems = doctor.get(f"/api/v1/lists/{imported['id']}/problems").json()["items"]
     assert {"row": 4, "column": "email"}.items() <= problems[0].items()

@@ -66,6 +66,21 @@ def test_what_is_imported_is_what_was_shown_and_is_remembered(send) -> None:
     assert "remembered" in [column["by"] for column in seen["columns"]]
 
 
+def test_an_import_says_how_each_column_was_read_and_whether_it_changed_anything(send) -> None:
+    send("", ASKED, mapping='{"Contact": "email"}')
+    taken = send("", ASKED + b"3;Roux;c@example.org\n").json()
+    assert {column["header"]: column["by"] for column in taken["columns"]} == {
+        "id": "name",
+        "nom": "name",
+        "Contact": "remembered",
+    }
+    assert taken["is_new"]
+    assert not send("", ASKED + b"3;Roux;c@example.org\n").json()["is_new"]
+    older = send("", ASKED, mapping='{"Contact": "email"}').json()
+    assert older["is_new"]
+    assert older["id"] > taken["id"]
+
+
 def test_a_question_that_was_not_answered_is_a_problem(send) -> None:
     refused = send("", ASKED)
     assert (refused.status_code, refused.json()["type"]) == (422, "urn:patient-notifier:problem:list")
