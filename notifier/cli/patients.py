@@ -27,7 +27,7 @@ from notifier.cli import common
 from notifier.cli.campaign import CampaignId
 from notifier.cli.check import columns_table, mapping_of, questions_in_words
 from notifier.corrections import Corrections, suggestions
-from notifier.errors import InputError, NotFoundError, NotifierError
+from notifier.errors import ConflictError, InputError, NotFoundError, NotifierError
 from notifier.importers import Limits, Refusal, open_list, refused
 from notifier.judging import RowReason
 from notifier.lists import Given, Imported, Look
@@ -106,6 +106,8 @@ class _Job:
     campaign: int
     file: Path
     given: Given
+    #: of the file among those named
+    place: int
     seen: Look | None = None
 
 
@@ -140,12 +142,11 @@ def import_(
     """
     jobs = [] if incident else _jobs(targets, map_, sheet, check_domains)
     with common.database() as (database, settings):
-        for file in map(Path, targets) if incident else ():
+        for place, file in enumerate(map(Path, targets) if incident else (), 1):
             given = _given(file, map_, sheet, check_domains, of_several=True)
-            jobs += _jobs_of_incident(database, settings, incident or "", file, given)
+            jobs += _jobs_of_incident(database, settings, incident or "", file, given, place)
         _refuse_twice(jobs)
-        for job in jobs:
-            job.seen = _look(database, settings, job, as_json, compare="always" if dry_run else "further")
+        _look_at_all(database, settings, jobs, as_json, compare="always" if dry_run else "further")
         if dry_run:
             _show_looks(jobs, as_json)
             return
@@ -161,8 +162,8 @@ def _jobs(
     if len(targets) % 2 or not all(number.isascii() and number.isdigit() for number in targets[::2]):
         raise InputError("Name a campaign's number and its file, and so on: notifier patients import 1 list.csv")
     return [
-        _Job(int(number), Path(file), _given(Path(file), said, sheet, check_domains))
-        for number, file in zip(targets[::2], targets[1::2], strict=True)
+        _Job(int(number), Path(file), _given(Path(file), said, sheet, check_domains), place)
+        for place, (number, file) in enumerate(zip(targets[::2], targets[1::2], strict=True), 1)
     ]
 
 
@@ -174,7 +175,7 @@ def _refuse_twice(jobs: Sequence[_Job]) -> None:
 
 
 def _jobs_of_incident(
-    database: Database, settings: Settings, incident: str, file: Path, given: Given
+    database: Database, settings: Settings, incident: str, file: Path, given: Given, place: int
 ) -> list[_Job]:
     """One for each doctor whom a list names. Raises InputError if one of them has no campaign of the incident, or
     if two have the name: nobody's patients may be left out, or go to another."""
@@ -209,7 +210,23 @@ def _jobs_of_incident(
             f"{len(unclear)} doctors of this list are not known. Make their campaigns first, or correct the list; "
             f"nothing was imported.\n  " + "\n  ".join(lines)
         )
-    return [_Job(number, file, given) for number in sorted(set().union(*found.values()))]
+    return [_Job(number, file, given, place) for number in sorted(set().union(*found.values()))]
+
+
+def _look_at_all(
+    database: Database, settings: Settings, jobs: Sequence[_Job], as_json: bool, compare: Any
+) -> None:
+    """Raises at the end if any list is refused, naming each by its place: a file name may be a person's."""
+    refusals: list[str] = []
+    for job in jobs:
+        try:
+            job.seen = _look(database, settings, job, as_json, compare)
+        except (InputError, NotFoundError, ConflictError) as error:
+            if len(jobs) == 1:
+                raise
+            refusals.append(f"File {job.place}, for campaign {job.campaign}: {common.one_line(error.message)}")
+    if refusals:
+        raise InputError("\n".join(["Nothing was imported.", *refusals]))
 
 
 def _look(database: Database, settings: Settings, job: _Job, as_json: bool, compare: Any) -> Look:

@@ -145,6 +145,21 @@ def test_one_of_several_that_fails_spoils_no_other(cli: Cli, campaign: int, file
     assert "another doctor" in said[1]["error"]
 
 
+def test_each_list_that_is_refused_is_named_before_any_is_imported(cli: Cli, campaign: int, files: Path) -> None:
+    other = cli.json("campaign", "create", "breach-1", "D0002")["id"]
+    good, bad = files / "good.csv", files / "bad.csv"
+    good.write_text("\n".join([HEADER, person(5), ""]), encoding="utf-8")
+    bad.write_text("Martin;Z\nDurand;L\n", encoding="utf-8")
+    before = cli.json("campaign", "show", campaign)["patients"]
+    said = cli.json("patients", "import", other, bad, campaign, good, 999, bad, "--yes", code=1)["error"]
+    assert said.startswith("Nothing was imported.")
+    assert f"File 1, for campaign {other}: " in said
+    assert "File 3, for campaign 999: There is no campaign 999." in said
+    assert "File 2" not in said
+    assert "bad.csv" not in said
+    assert cli.json("campaign", "show", campaign)["patients"] == before
+
+
 # --- report, corrections, suggestions, doubts -------------------------------------------------------
 
 
