@@ -384,7 +384,7 @@ def judge(raw: RawRow, setting: Setting) -> Judged:
     birth_date = _judge_birth_date(judged, cells[_BIRTH_DATE][0], setting.today) if _BIRTH_DATE in cells else None
     judged.identity = _identity(judged, cells, birth_date, place, country, calls)
     if not cells.keys().isdisjoint(_FLAGS):
-        _judge_flags(judged, cells)
+        _judge_flags(judged, cells, setting.today)
     judged.keys = _keys(judged, _national(judged, cells, birth_date) if _NATIONAL_ID in cells else None)
     if _may_be_totals(judged) and _is_totals_line(cells):
         return Judged(raw.number, problems=[Problem("row", str(RowReason.TOTALS_LINE))])
@@ -643,16 +643,25 @@ def _is_totals_line(cells: dict[Column, list[str]]) -> bool:
 
 _YES = frozenset("oui o yes y true vrai 1 x".split())  # noqa: SIM905 - words read better in a row
 _NO = frozenset("non n no false faux 0 -".split())  # noqa: SIM905 - words read better in a row
-_DEAD = frozenset("decede decedee dcd dc deceased dead mort morte †".split())  # noqa: SIM905 - as above
+_DEAD = re.compile(r"(?:decede(?:e|[(.·/-]e\)?)?|dcd|dc|deceased|dead|morte?|†)(?![^\W_])")
 _ALIVE = frozenset("vivant vivante alive".split())  # noqa: SIM905 - as above
+#: `décédée le : `
+_BEFORE_A_DATE = re.compile(r"^[\s:,;(-]*(?:(?:le|on|en)\b[\s:]*)?")
+#: 2019, mars 2019, 03/2019, 2019-03
+_YEAR = re.compile(r"(?:(?:[a-z]{3,9}\.?|\d{1,2}[/.-]) ?)?(\d{4})|(\d{4})-\d\d", re.ASCII)
+#: who died before has no file in a practice's software; only where the birth date is not known
+_FIRST_DEATHS = "1950-01-01"
+#: what databases and spreadsheets write for a date that is not known; those before 1880 are no dates at all
+_DEFAULT_DATES = {"1899-12-30", "1899-12-31", "1900-01-01", "1900-01-02", "1901-01-01", "1904-01-01"}
+_DEFAULT_DATES |= {"1960-01-01", "1969-12-31", "1970-01-01", "1980-01-01", "2000-01-01", "2001-01-01"}
 _LANGUAGE_NAMES = {
     **dict.fromkeys(("fr", "fra", "fre", "francais", "french", "francaise"), "fr"),
     **dict.fromkeys(("en", "eng", "anglais", "english", "anglaise", "gb", "uk"), "en"),
 }
 
 
-def _judge_flags(judged: Judged, cells: dict[Column, list[str]]) -> None:
-    if Column.DECEASED in cells and _says_yes(judged, Column.DECEASED, cells):
+def _judge_flags(judged: Judged, cells: dict[Column, list[str]], today: date | None) -> None:
+    if Column.DECEASED in cells and _says_dead(judged, cells[Column.DECEASED][0], today):
         judged.excluded = states.Exclusion.DECEASED
     if Column.AFFECTED in cells and re.search(r"[^\W_]|\?", cells[Column.AFFECTED][0]):
         judged.affected = _says_yes(judged, Column.AFFECTED, cells) is not False
@@ -673,19 +682,48 @@ def _judge_flags(judged: Judged, cells: dict[Column, list[str]]) -> None:
 
 
 def _says_yes(judged: Judged, column: Column, cells: dict[Column, list[str]]) -> bool | None:
-    """True, False, or None with a doubt reported. A date in a column about death says yes."""
-    word = unaccented(cells[column][0]).casefold().strip(" .()")
-    if word in _YES:
-        return True
-    if word in _NO:
-        return False
-    if column is Column.DECEASED:
-        if word in _DEAD or re.match(r"(decede|dcd|le )", word) or parse_birth_date(word, None)[0]:
-            return True
-        if word in _ALIVE:
-            return False
+    """True, False, or None with a doubt reported."""
+    word = _plain(cells[column][0])
+    if word in _YES or word in _NO:
+        return word in _YES
     judged.doubt(column, RowReason.UNCLEAR)
     return None
+
+
+def _plain(written: str) -> str:
+    return unaccented(tidy(written)).casefold().strip(" .()")
+
+
+def _says_dead(judged: Judged, written: str, today: date | None) -> bool:
+    """Whether a cell about death says so clearly: yes, a word for dead, a date on which the person can have died,
+    or both. Anything more may be about somebody else or say the contrary; a doubt is reported."""
+    word = _plain(written)
+    if word in _NO or word in _ALIVE:
+        return False
+    said = _DEAD.match(word)
+    if word in _YES or (said and said.end() == len(word)):
+        return True
+    when = _BEFORE_A_DATE.sub("", word[said.end() :] if said else word)
+    if _is_of_death(when, judged.identity.birth_date, today) or (
+        said and _is_year_of_death(when, judged.identity.birth_date, today)
+    ):
+        return True
+    judged.doubt(Column.DECEASED, RowReason.UNCLEAR)
+    return False
+
+
+def _is_of_death(written: str, born: str | None, today: date | None) -> bool:
+    """From the birth to today; no date that programs write where none is known."""
+    died = parse_birth_date(written)[0]
+    if died is None or died in _DEFAULT_DATES or (today and died > today.isoformat()):
+        return False
+    return died >= (born or _FIRST_DEATHS)
+
+
+def _is_year_of_death(written: str, born: str | None, today: date | None) -> bool:
+    found = _YEAR.fullmatch(written)
+    year = found and (found[1] or found[2])
+    return bool(year) and (born or _FIRST_DEATHS)[:4] <= str(year) <= (str(today.year) if today else "9999")
 
 
 # --- birth dates ------------------------------------------------------------------------------------
@@ -708,7 +746,7 @@ _ISO_DATE = re.compile(r"(\d{4})[/.\-](\d{1,2})[/.\-](\d{1,2})", re.ASCII)
 _DAY_MONTH = re.compile(r"(\d{1,2})(?:er|st|nd|rd|th)?[\s./-]+([a-z]{3,9})\.?[\s./,-]+(\d{4}|\d{2})", re.ASCII)
 _MONTH_DAY = re.compile(r"([a-z]{3,9})\.?\s+(\d{1,2})(?:st|nd|rd|th)?[\s,]+(\d{4})", re.ASCII)
 # midnight, as databases write dates; any other hour may be midnight elsewhere, and so another day here
-_TIME = re.compile(r"[T ]0?0[:h]00(?::00(?:[.,]0+)?)?(?:Z|[+-]00:?00)?$")
+_TIME = re.compile(r"[Tt ]0?0[:h]00(?::00(?:[.,]0+)?)?(?:[Zz]|[+-]00:?00)?$")
 _OLDEST = 120
 
 

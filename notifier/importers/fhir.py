@@ -382,11 +382,14 @@ class _Patient:
     def _deceased(self) -> None:
         said = self._resource.get("deceasedBoolean")
         when = self._resource.get("deceasedDateTime")
-        if said is True or said == "true" or when not in (None, "", False):
+        if said is True or said == "true":
             self._add(Column.DECEASED, "oui")
+        elif date_ := _text(when)[:10]:
+            # Whether anybody can have died then is judged with the birth date.
+            self._add(Column.DECEASED, f"décédé le {date_}")
         elif said is False or said == "false":
             self._add(Column.DECEASED, "non")
-        elif said is not None:
+        elif said is not None or when not in (None, "", False):
             self._doubt(Doubt.SHAPE)
 
     def _doctor(self) -> list[str]:

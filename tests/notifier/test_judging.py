@@ -127,6 +127,42 @@ def test_only_a_clear_word_excludes_a_person(cells, excluded, problems):
 
 
 @pytest.mark.parametrize(
+    "written",
+    [
+        "12/03/15", "2015-03-12T00:00:00", "le 12/03/2015", "DCD 12/03/2015", "décédée le 12 mars 2015",
+        "Décédé(e)", "décédé(e) le 12/03/2015", "décédé (12/03/2015)", "décédé en 2015", "décédé en mars 2015",
+        "décédé le 2015", "décédé le 2015-03", "mort le 12/03/2015", "42075", "25/11/2026",
+    ],
+)  # fmt: skip
+def test_a_date_of_death_or_a_word_for_it_excludes(written):
+    judged = _judge(last_name="Martin", birth_date="03/04/1975", deceased=written)
+    assert (judged.excluded, _codes(judged)) == ("deceased", [])
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        # what programs write where no date is known
+        "30/12/1899", "31/12/1899", "01/01/1900", "1900-01-01 00:00:00", "1900-01-01T00:00:00Z", "01/01/1970",
+        "0001-01-01", "1753-01-01", "décédé le 1900-01-01", "25569", "00/00/0000", "31/12/9999",
+        # before the birth, after today
+        "02/04/1975", "décédé en 1974", "26/11/2026", "décédé le 26/11/2026", "décédé en 2027",
+        # about the contrary, a doubt, or somebody else
+        "Le patient est vivant", "le conjoint est décédé", "décédé : non", "decede(e) : N", "décédé?", "Décédé ?",
+        "décédé : -", "décédé :", "décédé non confirmé", "DCD à vérifier", "mort-né frère", "decedes", "2015",
+    ],
+)  # fmt: skip
+def test_whoever_may_be_alive_is_told(written):
+    judged = _judge(last_name="Martin", birth_date="03/04/1975", deceased=written)
+    assert (judged.excluded, _codes(judged)) == (None, [("deceased", "unclear_yes_or_no")])
+
+
+@pytest.mark.parametrize(("written", "excluded"), [("12/03/1949", None), ("12/03/1951", "deceased")])
+def test_without_a_birth_date_a_date_of_death_is_one_of_our_time(written, excluded):
+    assert _judge(last_name="Martin", deceased=written).excluded == excluded
+
+
+@pytest.mark.parametrize(
     ("written", "language", "doubts"),
     [
         ("fr", "fr", 0),
