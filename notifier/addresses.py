@@ -612,7 +612,7 @@ def _says_none(text: str) -> bool:
 _MAX_LOCAL_OCTETS = 64  # RFC 5321 §4.5.3.1.1
 _MAX_OCTETS = 254  # RFC 3696 erratum 1690
 _PLAIN_LOCAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
-_NAMED = re.compile(r"[^<>@]*<([^<>]+)>")
+_NAMED = re.compile(r"([^<>@]*)<([^<>]+)>")
 _APOSTROPHES = str.maketrans("\u2018\u2019\u02bc\u00b4", "''''")
 _OPENING = " <\"'«\u2018\u201c="
 _EDGES = " ;,.<>\"'«»\u2018\u2019\u201c\u201d="
@@ -668,7 +668,9 @@ def check_email(value: str) -> Email:
     """Judges one address without asking the network; see `Email` for what may be used."""
     text = tidy(value)
     if "<" in text and (named := _NAMED.fullmatch(text)):
-        text = named[1]
+        if refusal := _email_piece(text).refusal:
+            return Email(ok=False, reason=refusal)
+        text = named[2]
     text = text.lstrip(_OPENING).rstrip(_EDGES).removeprefix("mailto:")
     if not text.isascii():
         text = text.translate(_APOSTROPHES)
@@ -889,7 +891,7 @@ def _one_apart(a: str, b: str) -> bool:
     return rest_a[1:] == rest_b if len(a) > len(b) else rest_a == rest_b[1:]
 
 
-_ONE_EMAIL = re.compile(r"[^\s@;,/|]+@[^\s@;,/|]+[;,]*")
+_ONE_EMAIL = re.compile(r"[^\s@;,/|<]+@[^\s@;,/|]+[;,]*")
 _EMAIL_SPLIT = re.compile(r"[;,/|\n\r\u0085\u2028\u2029]|\s(?:ou|et|or|and)\s|\s&\s", re.IGNORECASE)
 
 
@@ -916,7 +918,10 @@ def split_emails(cell: str) -> list[Piece]:
 
 
 def _email_piece(part: str) -> Piece:
-    if "@" not in part or _NAMED.fullmatch(part) or " " not in part:
+    if named := _NAMED.fullmatch(part):
+        name, address = named.groups()
+        return Piece(part, _note_in_name(name, address), do_not_use=_is_stop(name))
+    if "@" not in part or " " not in part:
         return Piece(part, do_not_use="@" not in part and _is_stop(part))
     words = part.split()
     addresses = [word for word in words if "@" in word]
@@ -933,14 +938,29 @@ def _email_piece(part: str) -> Piece:
     return Piece(part)
 
 
+#: in "grand-père" and "belle-sœur", but family names where no relative stands beside them
+_HALF_RELATIVES = _words("beau belle grand")
+
+
+def _note_in_name(name: str, address: str) -> str:
+    """The words before `<address>` that say whose it is. All others are names there, and so are the family names
+    Voisin and Cousin in `Jean Voisin <jean.voisin@…>`."""
+    words = _plain_words(name)
+    local = address.partition("@")[0]
+    names = {*_plain_words(local), *(word for word in words if len(word) >= 6 and word in _bare(local))}
+    said = [word for word in words if word in _PEOPLE | _PERSONAL and (len(words) == 1 or word not in names)]
+    return "" if _HALF_RELATIVES.issuperset(said) else " ".join(said)
+
+
 def _join_email_notes(pieces: list[Piece]) -> list[Piece]:
+    """Words between two separators belong to the address before them, or else to the first one."""
     joined: list[Piece] = []
+    ahead = Piece("")
     for piece in pieces:
-        if "@" not in piece.text:
-            if joined:
-                last = joined[-1]
-                note = f"{last.note} {piece.text}".strip()
-                joined[-1] = Piece(last.text, note, last.do_not_use or piece.do_not_use)
+        if "@" in piece.text:
+            joined.append(piece if joined else _with_note_of(piece, ahead))
+        elif joined:
+            joined[-1] = _with_note_of(joined[-1], Piece("", piece.text, piece.do_not_use))
         else:
-            joined.append(piece)
+            ahead = _with_note_of(ahead, Piece("", piece.text, piece.do_not_use))
     return joined

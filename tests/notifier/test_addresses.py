@@ -289,6 +289,42 @@ def test_an_unknown_note_spoils_only_the_number_beside_it():
     ]
 
 
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("NE PAS UTILISER <a@example.fr>", Reason.DO_NOT_USE),
+        ("ancien mail <a@example.fr>", Reason.DO_NOT_USE),
+        ("Martin, ancienne adresse <a@example.fr>", Reason.DO_NOT_USE),
+        ("fille <a@example.fr>", Reason.NOT_THEIRS),
+        ("fille<a@example.fr>", Reason.NOT_THEIRS),
+        ('"sa fille" <a@example.fr>', Reason.NOT_THEIRS),
+        ("Julie (voisine) <a@example.fr>", Reason.NOT_THEIRS),
+        ("un ami <camille@example.fr>", Reason.NOT_THEIRS),
+        ("grand-mère <a@example.fr>", Reason.NOT_THEIRS),
+        ("Jean Voisin <jean.voisin@example.fr>", None),
+        ("Luc Cousin <lcousin@example.fr>", None),
+        ("Luc GRAND <a@example.fr>", None),
+        ("Zoé Inconnu-Mot <a@example.fr>", None),
+        ("Martin, Zoé <a@example.fr>", None),
+        ("maman <a@example.fr>", None),
+        ("<a@example.fr>", None),
+    ],
+)
+def test_a_name_before_an_address_in_brackets_may_be_a_note(cell, reason):
+    assert check_email(cell).reason == reason
+    (piece,) = split_emails(cell)
+    assert piece.refusal == reason or check_email(piece.text).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [("ne pas utiliser ; a@example.fr", Reason.DO_NOT_USE), ("fille ; a@example.fr", Reason.NOT_THEIRS)],
+)
+def test_a_note_before_the_first_address_is_about_that_one(cell, reason):
+    first, second = split_emails(f"{cell} ; b@example.fr")
+    assert (first.refusal, second.refusal) == (reason, None)
+
+
 def test_an_address_of_another_adult_is_refused():
     assert check_email("a@example.fr (voisine)").reason == Reason.NOT_THEIRS
     assert check_email("a@example.fr / mari").reason == Reason.NOT_THEIRS
