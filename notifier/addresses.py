@@ -285,9 +285,13 @@ _DIGITS = re.compile(r"(\+?)([0-9]+)", re.ASCII)
 _FILLER = re.compile(r"(\d)\1{4,}|(\d\d)\2{4}|0\d(\d)\3{7}|(?:33|0033)\d(\d)\4{7}")
 
 
-def check_phone(value: str, region: str = "FR", postal_code: str | None = None) -> Phone:
+def check_phone(
+    value: str, region: str = "FR", postal_code: str | None = None, country: str | None = None
+) -> Phone:
     """Judges one number dialled as in `region` (the practice's); overseas blocks go by the patient's postal code.
 
+    `country` (ISO 3166-1) is the patient's, where it is abroad: a number without its country code may be dialled
+    as there or as here, and is read only where it is no number here.
     Never drops, adds or turns characters into digits except the leading zero or plus that spreadsheets lose.
     """
     text = tidy(value).strip(_WRAPPING)
@@ -300,9 +304,11 @@ def check_phone(value: str, region: str = "FR", postal_code: str | None = None) 
         text = re.sub(r"^0\s*\+", "+", text)
         found = _DIGITS.fullmatch(text.translate(_SEPARATORS))
     if not found:
-        return _with_words(text, region, postal_code)
+        return _with_words(text, region, postal_code, country)
     if len(found[2]) > _MAX_DIGITS:
         return Phone(ok=False, reason=Reason.SEVERAL if len(split_phones(value)) > 1 else Reason.TOO_LONG)
+    if country and country != region and not found[1] and not found[2].startswith("00"):
+        return _of_two_countries(found[2], region, postal_code, country)
     return _judge(bool(found[1]), found[2], region, postal_code)
 
 
@@ -338,7 +344,7 @@ def _mainland(block: str) -> bool | None:
     return found.sms_capable if found and found.kind in ("mobile", "landline") else None
 
 
-def _with_words(text: str, region: str, postal_code: str | None) -> Phone:
+def _with_words(text: str, region: str, postal_code: str | None, country: str | None) -> Phone:
     if _SCIENTIFIC.fullmatch(text.replace(" ", "")):
         return Phone(ok=False, reason=Reason.SCIENTIFIC)
     pieces = split_phones(text)
@@ -348,7 +354,7 @@ def _with_words(text: str, region: str, postal_code: str | None) -> Phone:
     if piece.refusal:
         return Phone(ok=False, reason=piece.refusal)
     if piece.text != text:
-        return check_phone(piece.text, region, postal_code)
+        return check_phone(piece.text, region, postal_code, country)
     if re.search(r"[^\W\d_]|[*#?•]", text):
         return Phone(ok=False, reason=Reason.LETTERS)
     return Phone(ok=False, reason=Reason.UNKNOWN_CHARACTER)
@@ -368,6 +374,19 @@ def _judge(plus: bool, digits: str, region: str, postal_code: str | None) -> Pho
     if digits.startswith("0"):
         return _french_national(digits, region, postal_code)
     return _without_zero_or_plus(digits, region, postal_code)
+
+
+def _of_two_countries(digits: str, region: str, postal_code: str | None, country: str) -> Phone:
+    """A number without its country code of somebody who lives in another country than the practice's: never a
+    number of here alone, for that is a stranger's where a digit is wrong there."""
+    here, there = _judge(False, digits, region, postal_code), _by_library(digits, country)
+    if not here.ok:
+        # a filler, a short number and the like are that everywhere
+        return there if there.ok and here.reason not in (Reason.FILLER, Reason.M2M) else here
+    has_code = here.e164 == f"+{digits}"
+    if here.e164 == there.e164 or (has_code and not there.ok):
+        return here
+    return Phone(ok=False, reason=Reason.AMBIGUOUS)
 
 
 def _french_national(digits: str, region: str, postal_code: str | None) -> Phone:

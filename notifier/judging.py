@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import orjson
 
-from notifier import importers, postal, states
+from notifier import countries, importers, postal, states
 from notifier.addresses import (
     Reason,
     check_email,
@@ -380,7 +380,7 @@ def judge(raw: RawRow, setting: Setting) -> Judged:
     place = postal.place(get(_POSTAL_CODE, _NONE)[0], get(_TOWN, _NONE)[0], setting.region, country)
     if _EMAIL in cells:
         _judge_emails(judged, cells[_EMAIL], setting)
-    calls = _judge_phones(judged, cells[_PHONE], setting, place.code) if _PHONE in cells else ()
+    calls = _judge_phones(judged, cells[_PHONE], setting, place.code, country) if _PHONE in cells else ()
     birth_date = _judge_birth_date(judged, cells[_BIRTH_DATE][0], setting.today) if _BIRTH_DATE in cells else None
     judged.identity = _identity(judged, cells, birth_date, place, country, calls)
     if not cells.keys().isdisjoint(_FLAGS):
@@ -440,11 +440,14 @@ def _take_email(
     return False
 
 
-def _judge_phones(judged: Judged, values: list[str], setting: Setting, postal_code: str | None) -> tuple[str, ...]:
+def _judge_phones(
+    judged: Judged, values: list[str], setting: Setting, postal_code: str | None, country: str | None
+) -> tuple[str, ...]:
     """Fills the numbers for SMS; returns those for calls, in order."""
     calls: dict[str, None] = {}
+    abroad = countries.abroad(country)
     for value in values:
-        if (plain := plain_phone(value, setting.region)) is not None:
+        if abroad is None and (plain := plain_phone(value, setting.region)) is not None:
             e164, takes_sms = plain
             if e164 in setting.practice:
                 judged.doubt(Column.PHONE, RowReason.PRACTICE_CONTACT, value)
@@ -457,7 +460,7 @@ def _judge_phones(judged: Judged, values: list[str], setting: Setting, postal_co
             if piece.refusal:
                 judged.doubt(Column.PHONE, piece.refusal, piece.text)
                 continue
-            phone = check_phone(piece.text, setting.region, postal_code)
+            phone = check_phone(piece.text, setting.region, postal_code, abroad)
             if not phone.ok or phone.e164 is None:
                 judged.doubt(Column.PHONE, phone.reason or Reason.NOT_ASSIGNED, piece.text)
             elif phone.e164 in setting.practice:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from notifier import changes, sentences, writing
+from notifier import changes, countries, sentences, writing
 from notifier.addresses import Reason, check_email, check_phone, split_emails, split_phones, tidy, visible
 from notifier.changes import OF_FORM, Change
 from notifier.checking import Checked, Pair, Totals, check_rows, unread_columns
@@ -304,8 +304,9 @@ def _describe_phones(cell: Cell, value: str, judged: Judged, problems: list[Prob
     pieces = split_phones(value)
     if len(pieces) > 1:
         cell.findings.append(Finding(Kind.CHANGED, str(Change.SEVERAL), value))
+    abroad = countries.abroad(judged.identity.country)
     for piece in pieces:
-        phone = check_phone(piece.text, setting.region, judged.identity.postal_code)
+        phone = check_phone(piece.text, setting.region, judged.identity.postal_code, abroad)
         problem = _take(problems, Column.PHONE, piece.text, value, phone.e164)
         if problem is not None:
             cell.findings.append(_found(problem)._replace(read=piece.text))

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: what everything may import: no step, no edge
 FACTS = {"errors", "states", "addresses", "sms", "schedule", "notices", "logs"}
 #: how one list is understood, without a database
-LISTS = {"judging", "matching", "checking", "postal", "domains"}
+LISTS = {"judging", "matching", "checking", "postal", "countries", "domains"}
 #: what is said of one list: its report, its rows to be corrected
 LISTS |= {"changes", "sentences", "reporting", "writing", "corrections"}
 GROUND = (

@@ -206,6 +206,39 @@ def test_overseas_numbers_go_by_the_postal_code():
     assert _judge(last_name="M", phone="0692 12 34 56", postal_code="97400").numbers == ["+262692123456"]
 
 
+@pytest.mark.parametrize(
+    ("country", "phone", "numbers"),
+    [
+        # a mobile there and, as it stands, a stranger's here
+        ("Suisse", "079 123 45 67", []),
+        ("CH", "0791234567", []),
+        ("Pays-Bas", "0612345678", []),
+        ("Espagne", "612345679", []),
+        ("Luxembourg", "628 123 456", []),
+        ("Monaco", "06 12 34 56 78", []),
+        # a number here only may be one of there with a wrong digit
+        ("Belgique", "06 39 98 00 01", []),
+        # a number there only
+        ("Royaume-Uni", "07400 123456", ["+447400123456"]),
+        ("Allemagne", "01512 3456789", ["+4915123456789"]),
+        # with its country code
+        ("Suisse", "+41 79 123 45 67", ["+41791234567"]),
+        ("Suisse", "0041791234567", ["+41791234567"]),
+        ("Suisse", "+33 6 39 98 00 01", ["+33639980001"]),
+        ("Suisse", "33639980001", ["+33639980001"]),
+        ("Suisse", "41791234567", ["+41791234567"]),
+        # here, or nobody knows where
+        ("France", "0639980001", ["+33639980001"]),
+        ("La Réunion", "0692123456", ["+262692123456"]),
+        ("Atlantide", "0639980001", ["+33639980001"]),
+    ],
+)
+def test_a_number_of_somebody_abroad_is_read_only_where_it_is_none_here(country, phone, numbers):
+    judged = _judge(last_name="Martin", country=country, phone=phone)
+    assert judged.numbers == numbers
+    assert _codes(judged) == ([] if numbers else [("phone", "ambiguous")])
+
+
 def test_a_service_number_is_nobodys():
     judged = _judge(last_name="M", phone="0 891 12 34 56")
     assert judged.numbers == []
