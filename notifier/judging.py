@@ -579,10 +579,10 @@ def _keys(judged: Judged, national: str | None) -> Keys:
         if identity.birth_date and is_full:
             name = f"name:{last}{first}|{identity.birth_date}"
         elif strong is None:
-            place = "".join([*identity.address, identity.postal_code or ""])
-            other = f"name:{last}|{first}|{judged.birth_key or ''}|{_contact(judged) or folded(place)}"
+            known = _contact(judged) or _place_and_refused(judged)
+            other = f"name:{last}|{first}|{judged.birth_key or ''}|{known}"
     elif strong is None and (contact := _contact(judged)):
-        other = f"contact:{contact}"
+        other = f"contact:{contact}|{judged.birth_key}" if judged.birth_key else f"contact:{contact}"
     return Keys(id_key, national_key, name, other)
 
 
@@ -590,6 +590,18 @@ def _contact(judged: Judged) -> str | None:
     if judged.emails:
         return judged.emails[0].casefold()
     return next(iter([*judged.numbers, *judged.identity.phones]), None)
+
+
+def _place_and_refused(judged: Judged) -> str:
+    """What keeps namesakes without a usable contact apart: where they live, and what was written for a contact."""
+    identity = judged.identity
+    place = "".join([*identity.address, identity.postal_code or "", identity.town or ""])
+    refused = [
+        folded(problem.read)
+        for problem in judged.problems
+        if problem.column in (_EMAIL, _PHONE) and problem.reason != Reason.FILLER
+    ]
+    return "|".join([folded(place), *sorted(refused)])
 
 
 _NATIONAL = re.compile(r"([12])(\d\d)(\d\d)(\d[\dAB])(\d{6})(\d\d)?", re.ASCII)

@@ -108,6 +108,36 @@ def test_namesakes_without_a_birth_date_stay_two_people():
 
 
 @pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"town": "Lyon"}, {"town": "Paris"}),
+        ({"postal_code": "12340", "town": "Bozouls"}, {"postal_code": "12340", "town": "Rodelle"}),
+        ({"email": "jean1@gmial.com"}, {"email": "jean2@gmial.com"}),
+        ({"email": "jean1@gmial.com"}, {}),
+        ({"phone": "06 12 34 XX XX"}, {"phone": "06 99 88 XX XX"}),
+        ({"email": "a@example.fr (voisine)"}, {"email": "b@example.fr (voisine)"}),
+        ({"email": "jean1@gmial.com", "town": "Lyon"}, {"email": "jean1@gmial.com", "town": "Paris"}),
+    ],
+)
+def test_namesakes_without_a_usable_contact_stay_two_where_anything_differs(one, other):
+    names = {"last_name": "Dupont", "first_name": "Jean"}
+    assert _judge(**names, **one).key != _judge(**names, **other).key
+    assert _judge(**names, **one).key == _judge(**names, **one).key is not None
+
+
+def test_a_filler_does_not_make_two_of_one():
+    names = {"last_name": "Dupont", "first_name": "Jean", "town": "Lyon"}
+    assert _judge(**names, phone="0000000000").key == _judge(**names, email="neant@neant.fr").key
+
+
+def test_two_without_names_at_one_address_are_two_by_their_birth_dates():
+    one = _judge(email="a@example.fr", birth_date="03/04/1975")
+    other = _judge(email="a@example.fr", birth_date="05/06/2010")
+    assert one.key != other.key
+    assert one.key == _judge(email="A@example.fr", birth_date="1975-04-03").key
+
+
+@pytest.mark.parametrize(
     ("cells", "excluded", "problems"),
     [
         ({"deceased": "oui"}, "deceased", []),
