@@ -152,7 +152,7 @@ class _Resources:
                 entry = _parsed(data) or {}
                 resource = entry.get("resource")
                 if isinstance(resource, dict) and resource.get("resourceType") in ("Practitioner", "Organization"):
-                    known = _rpps(resource) or _text(resource.get("id"))
+                    known = _rpps(resource)
                     names = (entry.get("fullUrl"), f"{resource['resourceType']}/{_text(resource.get('id'))}")
                     self._doctors |= {name: known for name in names if known and isinstance(name, str)}
 
@@ -395,18 +395,20 @@ class _Patient:
     def _doctor(self) -> list[str]:
         references = self._items(self._resource, "generalPractitioner")
         found = [doctor for one in references if (doctor := self._doctor_of(one))]
-        if not found and (organisation := self._resource.get("managingOrganization")):
+        names_one = any(_reference(one) for one in references)
+        if not found and not names_one and (organisation := self._resource.get("managingOrganization")):
             found = [self._doctor_of(organisation)] if isinstance(organisation, dict) else []
         return [doctor for doctor in dict.fromkeys(found) if doctor]
 
     def _doctor_of(self, reference: _Object) -> str:
+        """Empty for a mere reference to a resource that is not at hand: a program's own id names nobody."""
         identifier = reference.get("identifier")
         value = _text(identifier.get("value")) if isinstance(identifier, dict) else ""
         target = _reference(reference)
         if target.startswith("#"):
             contained = (one for one in self._items(self._resource, "contained") if one.get("id") == target[1:])
             return value or next((_rpps(one) for one in contained), "")
-        return value or self._doctors.get(target) or _local(target)
+        return value or self._doctors.get(target, "")
 
 
 _ADDRESS_ORDER = {"home": 0, "": 1, "temp": 2, "work": 3, "billing": 4}

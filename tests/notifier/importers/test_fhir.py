@@ -228,10 +228,20 @@ def test_a_replaced_record_comes_under_the_id_that_replaces_it():
     ("changes", "doctors"),
     [
         (
-            {"generalPractitioner": [{"reference": "Practitioner/d1"}, {"reference": "Practitioner/d2"}]},
-            ["d1", "d2"],
+            {"generalPractitioner": [{"identifier": {"value": "10008"}}, {"identifier": {"value": "10009"}}]},
+            ["10008", "10009"],
         ),
-        ({"managingOrganization": {"reference": "Organization/o1"}}, ["o1"]),
+        ({"managingOrganization": {"identifier": {"value": "F1"}}}, ["F1"]),
+        # the id of a resource that is not at hand says nothing, and an organisation is asked only without a doctor
+        ({"generalPractitioner": [{"reference": "Practitioner/zzz"}]}, None),
+        ({"managingOrganization": {"reference": "Organization/zzz"}}, None),
+        (
+            {
+                "generalPractitioner": [{"reference": "Practitioner/zzz"}],
+                "managingOrganization": {"identifier": {"value": "F1"}},
+            },
+            None,
+        ),
         (
             {
                 "generalPractitioner": [{"reference": "#c"}],
@@ -281,6 +291,12 @@ def test_lines_are_counted_blank_ones_too_and_a_broken_line_is_one_refused_row()
         Format.FHIR_NDJSON,
         [(Code.OTHER_RESOURCES, 1, ("Group",))],
     )
+
+
+def test_a_practitioner_of_a_bundle_without_a_number_of_theirs_says_nothing():
+    one = patient(generalPractitioner=[{"reference": "Practitioner/d1"}])
+    _, (row,) = _read(bundle(one, {"resourceType": "Practitioner", "id": "d1", "name": [{"family": "X"}]}))
+    assert Column.DOCTOR not in row.cells
 
 
 def test_a_resource_that_is_too_large_is_one_refused_row():
