@@ -647,11 +647,28 @@ _TOTALS = re.compile(
 )
 
 
+#: beside "total", in a line of sums; with any other word it is somebody's name
+_OF_TOTALS = re.compile(
+    r"(?:[\W\d_]|(?:total|somme|generale?|patients?|lignes?|rows?|pages?|liste|nombre|nb|de|des|du|la|le|les|of)\b)+",
+    re.IGNORECASE,
+)
+_NAMES = frozenset({_LAST_NAME, _FIRST_NAME, _BIRTH_NAME, _USED_NAME})
+
+
 def _is_totals_line(cells: dict[Column, list[str]]) -> bool:
-    values = [values[0] for column, values in cells.items() if column is not Column.COMMENT]
-    return (
-        any(_TOTALS.match(value) for value in values) and sum(not any(c.isdigit() for c in v) for v in values) <= 1
-    )
+    """Never a row with an id of its own, or with a name that only begins so: "Somme Jean"."""
+    if _ID in cells and not _TOTALS.match(cells[_ID][0]):
+        return False
+    values = {column: values[0] for column, values in cells.items() if column is not Column.COMMENT}
+    if not any(_TOTALS.match(value) and not _is_name(column, value) for column, value in values.items()):
+        return False
+    return sum(not any(c.isdigit() for c in value) for value in values.values()) <= 1
+
+
+def _is_name(column: Column, value: str) -> bool:
+    if column not in _NAMES or not re.match(r"total\b|somme\b", value, re.IGNORECASE):
+        return False
+    return _OF_TOTALS.fullmatch(unaccented(value)) is None
 
 
 # --- yes, no, and words -----------------------------------------------------------------------------

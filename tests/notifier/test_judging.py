@@ -63,12 +63,37 @@ def test_a_row_with_neither_is_refused_with_a_reason():
 
 
 @pytest.mark.parametrize(
-    "cells", [{"last_name": "TOTAL"}, {"patient_id": "Total : 3"}, {"last_name": "Total", "phone": "2"}]
+    "cells",
+    [
+        {"last_name": "TOTAL"},
+        {"patient_id": "Total : 3"},
+        {"last_name": "Total", "phone": "2"},
+        {"last_name": "Total général", "phone": "2"},
+        {"last_name": "Somme des lignes : 3"},
+        {"last_name": "Nombre de patients : 3"},
+        {"patient_id": "Total", "last_name": "3"},
+    ],
 )
 def test_a_totals_line_is_no_person(cells):
     judged = _judge(**cells)
     assert judged.key is None
     assert _codes(judged) == [("row", "totals_line")]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        {"patient_id": "17", "last_name": "SOMME Jean", "postal_code": "80000"},
+        {"patient_id": "19", "last_name": "Total Marie"},
+        {"patient_id": "20", "last_name": "Total"},
+        {"last_name": "SOMME Jean", "postal_code": "80000"},
+        {"last_name": "Total-Martin"},
+    ],
+)
+def test_a_named_patient_is_no_totals_line(cells):
+    judged = _judge(**cells)
+    assert judged.key is not None
+    assert _codes(judged) == []
 
 
 def test_a_person_called_total_is_a_person():
