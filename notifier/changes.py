@@ -154,7 +154,7 @@ def of_text(read: str, became: str) -> Iterator[Change]:
         yield Change.ACCENTS
     elif read.endswith(".0") and read.removesuffix(".0") == became:
         yield Change.DECIMALS
-    elif tidy(read).endswith(became) and tidy(read) != became:
+    elif became and tidy(read).endswith(became) and tidy(read) != became:
         yield Change.TITLE
     else:
         yield Change.FORM

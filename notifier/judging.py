@@ -156,6 +156,9 @@ class Identity:
     country: str | None = None
     #: E.164 numbers that take no SMS: for the call list
     phones: tuple[str, ...] = ()
+    #: "m" or "f" by the title before a name, kept only where it may be all that tells a couple of one file apart:
+    #: without a first name and a birth date
+    title: str | None = None
 
     @property
     def has_postal(self) -> bool:
@@ -181,6 +184,7 @@ class Identity:
                 "town": self.town,
                 "country": self.country,
                 "phones": self.phones,
+                "title": self.title,
             }
         )
 
@@ -203,6 +207,7 @@ class Identity:
             town=postal_.town,
             country=postal_.country,
             phones=tuple(dict.fromkeys(self.phones + other.phones)),
+            title=self.title or other.title,
         )
 
     @property
@@ -239,6 +244,11 @@ class Identity:
         mine, theirs = (self.birth_date or "").split("-"), (other.birth_date or "").split("-")
         different = [one for one in zip(mine, theirs, strict=False) if one[0] != one[1]]
         return len(mine) == len(theirs) == 3 and (len(different) <= 1 or [mine[0], mine[2], mine[1]] == theirs)
+
+    @property
+    def is_a_family(self) -> bool:
+        """Whether neither a first name nor a birth date is known: a family name may be a couple's."""
+        return bool(self.family_names) and not folded(self.first_name or "") and self.birth_date is None
 
     def shares_a_name(self, other: Identity) -> bool:
         """Whether a family name or the first name is common."""
@@ -327,7 +337,10 @@ class Judged:
             return None
         identity = self.identity
         names = [folded(name or "") for name in (identity.last_name, identity.birth_name, identity.first_name)]
-        contacts = [] if any(names) else [*(email.casefold() for email in self.emails[:1]), *self.numbers[:1]]
+        if identity.is_a_family:
+            names.append(identity.title or "")
+        known_by_name = any(names) and not (identity.is_a_family and " " not in (identity.last_name or ""))
+        contacts = [] if known_by_name else [*(email.casefold() for email in self.emails[:1]), *self.numbers[:1]]
         return "|".join([strong, *names, self.birth_key or "", *contacts])
 
     def contacts(self) -> Iterator[tuple[Column, Channel, str]]:
@@ -386,7 +399,7 @@ def judge(raw: RawRow, setting: Setting) -> Judged:
     if not cells.keys().isdisjoint(_FLAGS):
         _judge_flags(judged, cells, setting.today)
     judged.keys = _keys(judged, _national(judged, cells, birth_date) if _NATIONAL_ID in cells else None)
-    if _may_be_totals(judged) and _is_totals_line(cells):
+    if _may_be_totals(judged) and _is_totals_line(cells, judged.identity.patient_id):
         return Judged(raw.number, problems=[Problem("row", str(RowReason.TOTALS_LINE))])
     if judged.keys.first is None:
         judged.doubt("row", RowReason.NO_IDENTITY)
@@ -504,7 +517,7 @@ def _identity(
             address, place = postal.from_lines(address)
     # by place: by name it costs 0.3 µs more
     return Identity(
-        _WHOLE.sub("", tidy(patient_id)) if patient_id else None,
+        _patient_id(patient_id) if patient_id else None,
         _name(judged, used or last or born),
         _name(judged, born) if born and (used or last) else None,
         _name(judged, first),
@@ -514,7 +527,25 @@ def _identity(
         place.town,
         country,
         calls,
+        None if first or birth_date else _title(used or last or born or ""),
     )
+
+
+#: written where a file has no number
+_NO_ID = re.compile(r"[\W_]*|0+|n[\W_]?a|nc|nr|neant|aucune?|null|none|nan|inconnue?|x+", re.IGNORECASE)
+
+
+def _patient_id(written: str) -> str | None:
+    patient_id = _WHOLE.sub("", tidy(written))
+    return None if _NO_ID.fullmatch(unaccented(patient_id)) else patient_id
+
+
+@functools.lru_cache(maxsize=65536)
+def _title(name: str) -> str | None:
+    found = _CIVILITY.match(tidy(name))
+    words = re.findall(r"[a-z]+", found[0].casefold()) if found else []
+    kinds = {"m" if word in ("m", "mr", "monsieur") else "f" for word in words}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _lines(values: list[str]) -> tuple[str, ...]:
@@ -655,9 +686,9 @@ _OF_TOTALS = re.compile(
 _NAMES = frozenset({_LAST_NAME, _FIRST_NAME, _BIRTH_NAME, _USED_NAME})
 
 
-def _is_totals_line(cells: dict[Column, list[str]]) -> bool:
+def _is_totals_line(cells: dict[Column, list[str]], patient_id: str | None) -> bool:
     """Never a row with an id of its own, or with a name that only begins so: "Somme Jean"."""
-    if _ID in cells and not _TOTALS.match(cells[_ID][0]):
+    if patient_id and not _TOTALS.match(patient_id):
         return False
     values = {column: values[0] for column, values in cells.items() if column is not Column.COMMENT}
     if not any(_TOTALS.match(value) and not _is_name(column, value) for column, value in values.items()):

@@ -233,7 +233,9 @@ class People:
     def _whose(self, said: Said, doubts: list[tuple[str, RowReason]]) -> Person | None:
         keys = said.keys
         same_id = self._under(keys.id)
-        for person in itertools.islice(same_id, _COMPARED):
+        # of a couple the one whose contact it is
+        compared = sorted(itertools.islice(same_id, _COMPARED), key=lambda one: not one.shares_a_contact(said))
+        for person in compared:
             if not is_another(person, said):
                 return person
         for person in self._under(keys.national):
@@ -346,11 +348,14 @@ def is_another(person: Person, said: Said) -> bool:
     """Whether a row with a person's patient id is somebody else's all the same.
 
     Names and birth dates decide; with a contact in common, one of them may have been corrected. Where no name
-    agrees, two addresses or two numbers are two people's: nothing else says that one id means one person.
+    agrees, or in one list only a family's, two addresses or two numbers are two people's: nothing else says that
+    one id means one person.
     """
     if person.identity.contradicts(said.identity):
         return not (person.shares_a_contact(said) and person.identity.is_corrected_by(said.identity))
-    if person.identity.shares_a_name(said.identity):
+    if {person.identity.title, said.identity.title} == {"m", "f"}:
+        return True
+    if person.identity.shares_a_name(said.identity) and not _may_be_a_couple(person, said):
         return False
     compared = []
     for channel in Channel:
@@ -359,6 +364,14 @@ def is_another(person: Person, said: Said) -> bool:
         if mine and theirs:
             compared.append(mine.isdisjoint(theirs))
     return bool(compared) and all(compared)
+
+
+def _may_be_a_couple(person: Person, said: Said) -> bool:
+    """Whether one word is all that two rows of one list have for a name. In a later list it is one person with
+    another contact."""
+    names = (person.identity.last_name or "", said.identity.last_name or "")
+    is_family = person.identity.is_a_family and said.identity.is_a_family
+    return is_family and not person.is_earlier and all(" " not in name for name in names)
 
 
 def _other_national(person: Person, said: Said) -> bool:

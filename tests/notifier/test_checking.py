@@ -56,6 +56,47 @@ def test_a_person_in_two_rows_is_reached_by_the_contact_of_either():
     assert report["reach"] == {"email": 1, "sms": 0, "letter": 0, "none": 0}
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "12;M. DUPONT;m@example.fr\n12;Mme DUPONT;mme@example.fr\n",
+        "12;M. DUPONT;m@example.fr\n12;Mme DUPONT;m@example.fr\n",
+        "12;Monsieur DUPONT;m@example.fr\n12;Madame DUPONT;\n",
+        "12;DUPONT;m@example.fr\n12;DUPONT;mme@example.fr\n",
+    ],
+)
+def test_of_a_couple_with_one_file_both_are_told(rows):
+    report = _check("dossier;patient;email\n" + rows)
+    assert (report["accepted"], report["merged"]) == (2, 0)
+    assert {"row": 3, "column": "patient_id", "reason": "same_id_other_person"} in report["problems"]
+
+
+def test_the_child_of_a_couple_with_one_file_is_told_too():
+    report = _check("dossier;patient;email\n" + "".join(f"12;DUPONT;{name}@example.fr\n" for name in "abcab"))
+    assert (report["accepted"], report["merged"]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "12;M. DUPONT;m@example.fr\n12;DUPONT;m@example.fr\n",
+        "12;M. DUPONT;m@example.fr\n12;M. DUPONT;\n",
+        "12;DUPONT Jean;a@example.fr\n12;DUPONT Jean;b@example.fr\n",
+    ],
+)
+def test_one_file_of_one_name_is_one_person(rows):
+    report = _check("dossier;patient;email\n" + rows)
+    assert (report["accepted"], report["merged"]) == (1, 1)
+
+
+@pytest.mark.parametrize("filler", ["0", "-", "N/A", "/", "?", "néant", "000", "NC", "0.0"])
+def test_a_filler_is_no_patient_id(filler):
+    report = _check(f"dossier;patient;email\n{filler};DUPONT;a@example.fr\n{filler};DUPONT;b@example.fr\n")
+    assert (report["accepted"], report["merged"]) == (2, 0)
+    assert [patient["patient_id"] for patient in report["patients"]] == [None, None]
+    assert report["problems"] == []
+
+
 def test_excluded_people_are_not_counted_as_reached():
     report = _check("nom;email;decede\nM;a@example.fr;oui\nN;b@example.fr;\n")
     assert (report["accepted"], report["excluded"], sum(report["reach"].values())) == (2, 1, 1)

@@ -432,9 +432,9 @@ def test_a_file_over_the_limit_is_refused_before_it_is_read(save):
 
 
 def test_many_rows_cross_the_borders_of_chunks(save, people, database: Database):
-    rows = [f"{number % 6000};M{number % 6000};p{number}@example.fr\n" for number in range(12_001)]
+    rows = [f"{1 + number % 6000};M;P{number % 6000};p{number}@example.fr\n" for number in range(12_001)]
     reported: list[int] = []
-    list_file = save("id;nom;email\n" + "".join(rows), progress=reported.append)
+    list_file = save("id;nom;prenom;email\n" + "".join(rows), progress=reported.append)
     assert (list_file.rows, list_file.accepted, list_file.merged) == (12_001, 6000, 6001)
     assert reported == [5000, 10_000]
     assert _count(database, models.PatientContact) == 12_001
@@ -451,9 +451,9 @@ def test_an_error_far_down_leaves_nothing(save, database: Database):
 
 
 def test_people_named_again_far_down_are_found_across_chunks(save, people):
-    rows = [f"{n};M;P{n};1/1/1960;p{n}@example.fr\n" for n in range(6000)]
-    again = [f"{n};M;P{n};1/1/1960;q{n}@example.fr\n" for n in range(6000)]
-    twice = [f"{n};M;P{n};;r{n}@example.fr\n" for n in range(0, 6000, 1000)]
+    rows = [f"{n};M;P{n};1/1/1960;p{n}@example.fr\n" for n in range(1, 6001)]
+    again = [f"{n};M;P{n};1/1/1960;q{n}@example.fr\n" for n in range(1, 6001)]
+    twice = [f"{n};M;P{n};;r{n}@example.fr\n" for n in range(1000, 6001, 1000)]
     listed = save("id;nom;prenom;ne le;email\n" + "".join(rows + again + twice))
     assert (listed.rows, listed.accepted, listed.merged) == (12_006, 6000, 6006)
     found = {identity.patient_id: emails for _, identity, emails, _ in people()}

@@ -151,6 +151,21 @@ def test_a_row_without_id_goes_to_the_double_whose_contact_it_has():
     assert third.doubts == []
 
 
+def test_a_couple_of_an_earlier_list_is_known_again_in_any_order():
+    family = {"patient_id": "1", "first_name": None, "birth_date": None}
+    known = tuple(_known(_said(emails=email, **family)) for email in "ab")
+    placed = _place(_said(2, emails="b", **family), _said(3, emails="a", **family), known=known)
+    assert [one.person for one in placed] == [known[1], known[0]]
+    assert [one.is_new for one in placed] == [False, False]
+
+
+def test_a_family_name_with_a_new_contact_in_a_later_list_is_the_same_person():
+    family = {"patient_id": "1", "first_name": None, "birth_date": None}
+    known = _known(_said(emails="a", **family))
+    (placed,) = _place(_said(emails="b", **family), known=(known,))
+    assert placed.person is known
+
+
 def test_what_one_row_lacks_comes_from_the_other():
     address = {"address": ("1 rue A",), "postal_code": "75001", "town": "Paris"}
     one, _ = _place(_said(patient_id="1", birth_date=None), _said(patient_id="1", **address))
