@@ -13,7 +13,7 @@ from sqlalchemy import text
 from notifier.rehearsal.servers import Postgres
 from tests.journey.conftest import assert_true_and_whole
 
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
 
 
 def attempts(database) -> int:

@@ -15,7 +15,7 @@ import pytest
 
 from notifier.cli.drill.scenarios import ALL
 
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

@@ -839,7 +839,7 @@ def run_at_random(machine: type[RuleBasedStateMachine], examples: int, *, steps:
     )
 
 
-@pytest.mark.timeout(7200 if EXAMPLES else 300)
+@pytest.mark.timeout(7200 if EXAMPLES else 600)
 def test_whatever_happens_everybody_is_told_or_known_not_to_be(world: World) -> None:
     run_at_random(_machine(world), 40, steps=40 if EXAMPLES else 25)
 

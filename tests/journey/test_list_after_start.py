@@ -153,6 +153,6 @@ def _machine(world: ListWorld) -> type[ListMachine]:
     return OfThisWorld
 
 
-@pytest.mark.timeout(7200 if EXAMPLES else 300)
+@pytest.mark.timeout(7200 if EXAMPLES else 600)
 def test_whatever_lists_come_everybody_is_told_once_or_known_not_to_be(world: ListWorld) -> None:
     run_at_random(_machine(world), 15, steps=30 if EXAMPLES else 20)

@@ -34,7 +34,7 @@ MANY = os.environ.get("SCHEMATHESIS_EXAMPLES")
 EXAMPLES, SHARE = (MANY, "1") if MANY else ("4", "6")
 
 
-@pytest.mark.timeout(0 if MANY else 120)
+@pytest.mark.timeout(0 if MANY else 300)
 def test_schemathesis_finds_nothing(
     database_url: str, database: Database, master: MasterKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,7 +181,7 @@ def taken_at(stage: Stage) -> list[float]:
 
 
 @pytest.mark.journey
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_an_operator_stops_everything_and_a_second_later_nobody_is_called(
     browser: Browser,  # noqa: F811
     stage: Stage,
