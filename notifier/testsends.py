@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from notifier import notices, store
 from notifier.addresses import WORDS, check_email, check_phone
-from notifier.errors import ConflictError, InputError, NotFoundError, NotifierError, SealingError
+from notifier.errors import ConflictError, InputError, MissingKeyError, NotFoundError, NotifierError, SealingError
 from notifier.models import Campaign, TestSend
 from notifier.notices import MAX_SUBJECT, Frozen
 from notifier.providers.base import Kind, Message, Outcome, Provider
@@ -247,6 +247,12 @@ _END = """
     WHERE id = %(id)s AND (state = 'sending' OR state = 'unknown' AND code = 'worker_gone')
 """
 
+#: Nothing was handed over: it waits again, for a process that can read it.
+_GIVE_BACK = """
+    UPDATE test_send SET state = 'queued', provider = NULL, started_at = NULL
+    WHERE id = %(id)s AND state = 'sending'
+"""
+
 
 class _Claimed(NamedTuple):
     state: str
@@ -294,6 +300,7 @@ class TestSender:
     async def send(self, number: int) -> State | None:
         """Sends one queued test; None if it is not queued any more. Safe to call twice.
 
+        Still queued if this process was not given the master key that opens it: another may have been.
         An error of the database before the hand-over leaves it queued or, at worst, sending: then unknown.
         """
         # Claimed when the call can start: nothing starts long after a look at what is on hold.
@@ -303,7 +310,12 @@ class TestSender:
                 return None
             if claimed.state == State.REFUSED:
                 return State.REFUSED
-            outcome = await self._hand_over(number, claimed)
+            try:
+                outcome = await self._hand_over(number, claimed)
+            except MissingKeyError as error:
+                log.error("master_key_missing", test=number, campaign=claimed.campaign_id, reason=error.message)
+                await self._write(number, _GIVE_BACK, {"id": number})
+                return State.QUEUED
         await self._end(number, claimed, outcome)
         return State(outcome.kind)
 
@@ -336,6 +348,7 @@ class TestSender:
         return _Claimed(*row) if row else None
 
     async def _hand_over(self, number: int, claimed: _Claimed) -> Outcome:
+        """Raises MissingKeyError before anything is handed over."""
         try:
             key = self.master.open_data_key(claimed.data_key, claimed.campaign_id)
             message = Message(
@@ -346,6 +359,8 @@ class TestSender:
                 sender_name=notices.sender_name(claimed.name, claimed.practice),
                 reply_to=claimed.email,
             )
+        except MissingKeyError:
+            raise
         except NotifierError as error:
             # Without the key, what is kept of it could not be sealed either.
             raw = "" if isinstance(error, SealingError) else type(error).__name__
@@ -370,10 +385,13 @@ class TestSender:
         if outcome.raw and claimed.data_key is not None:
             key = self.master.open_data_key(claimed.data_key, claimed.campaign_id)
             values["raw"] = key.seal(outcome.raw.encode(), b"test_send.raw")
+        await self._write(number, _END, values)
+
+    async def _write(self, number: int, statement: str, values: dict[str, Any]) -> None:
         for pause in (0.1, 0.5, 2.0, 5.0, 10.0):
             try:
                 async with self.database.hot() as connection:
-                    await connection.execute(_END, values)
+                    await connection.execute(statement, values)
                     return
             except _DATABASE_ERRORS as error:
                 log.warning("result_unwritten", test=number, error=type(error).__name__)

@@ -205,22 +205,29 @@ def test_a_process_without_the_key_leaves_the_campaign_to_others(
     assert len(provider.sent) == 1
 
 
-def test_a_test_send_in_a_process_without_the_key_ends_and_says_so(
+def test_a_test_send_waits_for_a_process_that_was_given_the_key(
     database: Database, before: Settings, swapped: Settings
 ):
     campaign_id = make_campaign(database, before, [person(1)])
     number = ask_test(database, before, campaign_id)
     rotate(database, swapped)
+    provider = FakeProvider()
 
-    async def send() -> None:
-        pool = AsyncDatabase(before.sqlalchemy_url, pool_size=2)
-        await testsends.TestSender(pool, before.master, FakeProvider(), asyncio.Semaphore(1)).send(number)
-        await pool.dispose()
+    async def send(current: Settings) -> testsends.State | None:
+        pool = AsyncDatabase(current.sqlalchemy_url, pool_size=2)
+        try:
+            return await testsends.TestSender(pool, current.master, provider, asyncio.Semaphore(1)).send(number)
+        finally:
+            await pool.dispose()
 
-    asyncio.run(send())
+    assert asyncio.run(send(before)) == testsends.State.QUEUED
+    assert provider.sent == []
     with database.staff() as session:
-        ended = session.execute(text("SELECT state, code FROM test_send")).one()
-    assert tuple(ended) == ("refused", "unreadable")
+        assert testsends.waiting(session.connection()) == {number: Channel.EMAIL}, "the feeder names it again"
+        left = session.execute(text("SELECT provider, code, started_at, ended_at FROM test_send")).one()
+    assert tuple(left) == (None, None, None, None)
+    assert asyncio.run(send(swapped)) == testsends.State.ACCEPTED
+    assert len(provider.sent) == 1
 
 
 def test_a_receipt_that_this_process_cannot_seal_is_asked_for_again(
