@@ -60,6 +60,10 @@ _ASK_AGAIN_AFTER_S = (1.0, 4.0)
 #: limits that hold for every call of the provider: while one says no, nobody else could go either
 _EVERYBODY = ("provider:", "sender:")
 _DATABASE_ERRORS = (SQLAlchemyError, psycopg.Error, OSError, TimeoutError)
+#: A campaign whose master key this process lacks: how long its tickets are let pass without a look, and how often
+#: it is said. Held for all, as one at its own limit is, it would wait where the key is known, too.
+_KEYLESS_FOR = timedelta(seconds=5)
+_KEYLESS_SAID_EVERY = timedelta(minutes=1)
 
 
 class Governor(Protocol):
@@ -329,6 +333,8 @@ class Sender:
     ended: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     _jobs: asyncio.Queue[list[Job]] = field(default_factory=asyncio.Queue)
     _texts: dict[int, CampaignTexts] = field(default_factory=dict)
+    # Campaigns whose master key was not given: until when each is left alone, and when it is said again.
+    _keyless: dict[int, tuple[datetime, datetime]] = field(default_factory=dict)
     # What the provider can do beyond `send`; asked once, because asking a protocol costs as much as a message.
     _batches: BatchProvider | None = field(init=False)
     _overlaps: OverlappingProvider | None = field(init=False)
@@ -455,7 +461,7 @@ class Sender:
         return claimed
 
     async def _work(self, campaign_id: int, epoch: int, rows: int | None) -> int:
-        if self.draining.is_set():
+        if self.draining.is_set() or self._is_keyless(campaign_id):
             return 0
         wanted = max(self.engine.claim_rows, self._batch_size())
         wanted = min(wanted, rows or wanted)
@@ -471,7 +477,7 @@ class Sender:
             texts = await self._campaign(campaign_id, epoch)
         except MissingKeyError as error:
             # This process lacks what others may have: nothing is wrong with the campaign.
-            log.error("master_key_missing", campaign=campaign_id, reason=error.message)
+            self._leave_keyless(campaign_id, error)
             return 0
         except NotifierError as error:
             log.error("campaign_unfit", campaign=campaign_id, reason=error.message)
@@ -515,6 +521,19 @@ class Sender:
             if asks:
                 self.gate.has_suspects = claim is not None and not claim.together
         return claim
+
+    def _is_keyless(self, campaign_id: int) -> bool:
+        left = self._keyless.get(campaign_id)
+        return left is not None and self._now() < left[0]
+
+    def _leave_keyless(self, campaign_id: int, error: MissingKeyError) -> None:
+        """The feeder issues its tickets at once, for those who have the key."""
+        now = self._now()
+        say_at = self._keyless[campaign_id][1] if campaign_id in self._keyless else now
+        if now >= say_at:
+            log.error("master_key_missing", campaign=campaign_id, reason=error.message)
+            say_at = now + _KEYLESS_SAID_EVERY
+        self._keyless[campaign_id] = now + _KEYLESS_FOR, say_at
 
     async def _throttled(self, campaign_id: int, wait_s: float, scope: str) -> None:
         """A campaign at its own limit gets no tickets until then, and says so; the others go on."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
+import structlog
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
@@ -28,7 +29,7 @@ from tests.conftest import MASTER_KEY as OLD
 from tests.factories import ask_test, make_campaign, make_settings, person, start_campaign
 from tests.notifier.test_accounts import HOME, NOW, WEB, code, half_way, make
 from tests.notifier.test_receipts import REPORTS, about, body, send_email, send_sms
-from tests.notifier.test_sending import FakeProvider, run, settle, states
+from tests.notifier.test_sending import Engine, FakeProvider, run, settle, states
 
 NEW = "fedcba9876543210" * 4
 PARSER = BrevoSmsReceipts()
@@ -203,6 +204,39 @@ def test_a_process_without_the_key_leaves_the_campaign_to_others(
         assert session.get_one(Campaign, campaign.id).state == "sending", "nothing is wrong with it"
     run(swapped, provider, campaign.id, campaign.epoch)
     assert len(provider.sent) == 1
+
+
+def test_a_worker_without_the_key_lets_the_campaign_be_for_a_while_and_says_so_once_a_minute(
+    database: Database, before: Settings, told: Settings, swapped: Settings
+):
+    lacking = start_campaign(database, before, [person(1)])
+    rotate(database, swapped)
+    other = start_campaign(database, before, [person(2)], number=2)
+    start = datetime.now(UTC)
+
+    async def work() -> list[tuple[int, int]]:
+        """Rows sent and lines logged so far, after each ticket."""
+        seen: list[tuple[int, int]] = []
+        sent = 0
+        async with Engine(before, FakeProvider()) as sender:
+
+            async def ticket(campaign: Campaign, at_s: float) -> None:
+                nonlocal sent
+                sender.clock = lambda: start + timedelta(seconds=at_s)
+                sent += await sender.work(campaign.id, campaign.epoch)
+                seen.append((sent, sum(line["event"] == "master_key_missing" for line in lines)))
+
+            with structlog.testing.capture_logs() as lines:
+                await ticket(lacking, 0)
+                await ticket(lacking, 30)
+                await ticket(lacking, 61)
+                await ticket(other, 61)
+                rotate(database, told)
+                await ticket(lacking, 63)
+                await ticket(lacking, 70)
+        return seen
+
+    assert asyncio.run(work()) == [(0, 1), (0, 1), (0, 2), (1, 2), (1, 2), (2, 2)]
 
 
 def test_a_test_send_waits_for_a_process_that_was_given_the_key(
