@@ -77,6 +77,22 @@ def test_every_setting_is_one_of_ours():
             assert inner in annotation.model_fields, name
 
 
+def test_former_master_keys_reach_every_process_from_where_the_documentation_puts_them():
+    """As variables, beside the master key that is a file of its own."""
+    for path in UNITS:
+        found = unit(path)
+        assert found["EnvironmentFile"] == ["/etc/patient-notifier/environment"], path.name
+        assert found["LoadCredential"] == ["master-key:/etc/patient-notifier/master-key"], path.name
+    for name, service in compose()["services"].items():
+        if service["image"] == "patient-notifier":
+            assert (service["env_file"], service["secrets"]) == ("environment", ["master-key"]), name
+    for name, pod in pods():
+        [container] = pod["containers"]
+        assert {"secretRef": {"name": "patient-notifier-environment"}} in container["envFrom"], name
+        secrets = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+        assert secrets == ["patient-notifier-master-key"], name
+
+
 def test_a_process_has_longer_to_stop_than_it_takes():
     longest = Settings.model_fields["engine"].get_default(call_default_factory=True).shutdown_s
     for path in UNITS:

@@ -206,6 +206,23 @@ def test_a_process_without_the_key_leaves_the_campaign_to_others(
     assert len(provider.sent) == 1
 
 
+def test_both_keys_may_be_named_as_former_ones_so_that_the_swap_is_in_one_place(
+    database: Database, database_url: str, before: Settings, after: Settings
+):
+    campaign_id = make_campaign(database, before, [person(1)])
+    old_first, new_first = (
+        make_settings(database_url, master_key=key, master_keys_former=[OLD, NEW]) for key in (OLD, NEW)
+    )
+    for current, former in ((old_first, after), (new_first, before)):
+        assert status(database, current).former == (former.master.fingerprint,)
+        startup.check_master_key(database, current.master)
+    assert rotate(database, new_first)[Kind.CAMPAIGNS] == 1
+    with database.staff() as session:
+        sealed = session.get_one(Campaign, campaign_id).data_key
+    for current in (old_first, new_first, after):
+        current.master.open_data_key(sealed, campaign_id)
+
+
 def test_a_worker_without_the_key_lets_the_campaign_be_for_a_while_and_says_so_once_a_minute(
     database: Database, before: Settings, told: Settings, swapped: Settings
 ):
