@@ -19,6 +19,7 @@ from notifier import accounts, feed, store
 from notifier.errors import ConflictError
 from notifier.models import Account, Callback, Campaign, WebSession
 from notifier.sealing import MARK_BYTES, MasterKey
+from notifier.standing import ALIVE_S
 
 #: rows of one transaction: it holds each for a few milliseconds
 TOGETHER = 100
@@ -58,6 +59,8 @@ class Status:
     former: tuple[str, ...]
     #: rows by kind, then by fingerprint; a row of two keys counts for both
     sealed: dict[str, dict[str, int]]
+    #: by key that is given here or seals a campaign: processes at work that were not given it
+    without: dict[str, list[str]]
 
     @property
     def left(self) -> dict[str, int]:
@@ -76,7 +79,20 @@ class Status:
 def status(session: Session, master: MasterKey) -> Status:
     """How much each master key has sealed."""
     former = dict.fromkeys(one for one in master.fingerprints if one != master.fingerprint)
-    return Status(master.fingerprint, tuple(former), store.sealed_by(session))
+    sealed = store.sealed_by(session)
+    named = dict.fromkeys((*master.fingerprints, *sealed["campaigns"]))
+    without = store.without_key(session, list(named), ALIVE_S)
+    return Status(master.fingerprint, tuple(former), sealed, without)
+
+
+def check_known(found: Status) -> None:
+    """Raises ConflictError while a process at work was not given the key that seals: it could open nothing."""
+    if lacking := found.without.get(found.key):
+        raise ConflictError(
+            f"The master key {found.key} was not given to {', '.join(lacking)}: nothing was changed. Start "
+            'these anew with both keys first (docs/operations.md, "Rotating keys"). '
+            f"One that has ended is forgotten after {ALIVE_S:.0f} s."
+        )
 
 
 def rotate(session: Session, master: MasterKey, kind: Kind, *, actor: str, reason: str) -> int:

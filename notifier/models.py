@@ -691,6 +691,8 @@ class Heartbeat(Base):
     #: "feeder", "sweeper", "worker:<channels>:<host>:<pid>:<letters>"
     process: Mapped[str] = mapped_column(primary_key=True)
     at: Mapped[datetime] = _now()
+    #: fingerprints of the master keys it was given, parted by spaces; None for one that opens nothing
+    keys: Mapped[str | None]
 
 
 class TestSend(Base):

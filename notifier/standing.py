@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from notifier import breakers
+from notifier import breakers, store
 from notifier.models import Campaign, Hold
 from notifier.providers.base import Kind
+from notifier.sealing import MARK_BYTES
 from notifier.states import Campaign as State
 from notifier.states import Channel
 from notifier.states import Delivery as DeliveryState
@@ -113,6 +114,13 @@ _WORKERS = text(
            ) AS carried
     FROM heartbeat h WHERE h.process LIKE 'worker:%' AND h.at > now() - make_interval(secs => :shown_s)
     ORDER BY h.process
+    """
+)
+#: by which master keys campaigns are sealed from which anything may yet be sent, tests too
+_KEYS_NEEDED = text(
+    """
+    SELECT DISTINCT encode(substr(data_key, 1, :bytes), 'hex') FROM campaign
+    WHERE data_key IS NOT NULL AND state NOT IN ('completed', 'cancelled')
     """
 )
 #: by the youngest sign of life: names of workers change with every start
@@ -327,6 +335,7 @@ def read(session: Session, carriers: Mapping[str, Channel], limits: Mapping[str,
         "receipts_waiting": receipts_waiting(session),
         "workers": workers,
         "workers_alive": sum(worker["age_s"] <= ALIVE_S for worker in workers),
+        "without_key": without_key(session),
         "feeder_age_s": _seconds(by_role.get("feeder")),
         "sweeper_age_s": _seconds(by_role.get("sweeper")),
         "test_sender_age_s": _seconds(by_role.get("control")),
@@ -339,6 +348,13 @@ def read(session: Session, carriers: Mapping[str, Channel], limits: Mapping[str,
             if hold not in throttled
         ],
     }
+
+
+def without_key(session: Session) -> list[dict[str, Any]]:
+    """Master keys that are needed now, and the processes at work that were not given them."""
+    needed = session.scalars(_KEYS_NEEDED, {"bytes": MARK_BYTES}).all()
+    found = store.without_key(session, needed, ALIVE_S)
+    return [{"key": key, "processes": processes} for key, processes in found.items()]
 
 
 def forecast(pending: int, per_s: float, limit_per_s: float) -> dict[str, Any]:

@@ -840,11 +840,32 @@ def live_workers(connection: Connection, within_s: float) -> int:
 WAKE, LISTEN = text("NOTIFY notifier_due"), text("LISTEN notifier_due")
 
 BEAT = text("INSERT INTO heartbeat (process) VALUES (:process) ON CONFLICT (process) DO UPDATE SET at = now()")
+_BEAT_WITH_KEYS = text(
+    "INSERT INTO heartbeat (process, keys) VALUES (:process, :keys) "
+    "ON CONFLICT (process) DO UPDATE SET at = now(), keys = excluded.keys"
+)
 
 
-async def beat(connection: AsyncConnection, process: str) -> None:
-    """Says that a process of the engine is at work."""
-    await connection.execute(BEAT, {"process": process})
+async def beat(connection: AsyncConnection, process: str, keys: Sequence[str]) -> None:
+    """Says that a process of the engine is at work, and which master keys it was given, by fingerprint."""
+    await connection.execute(_BEAT_WITH_KEYS, {"process": process, "keys": " ".join(keys)})
+
+
+_WITHOUT_KEY = text(
+    """
+    SELECT key.mark, h.process FROM heartbeat h CROSS JOIN unnest(CAST(:marks AS text[])) AS key (mark)
+    WHERE h.at > now() - make_interval(secs => :within_s) AND key.mark <> ALL (string_to_array(h.keys, ' '))
+    ORDER BY key.mark, h.process
+    """
+)
+
+
+def without_key(session: Session, marks: Sequence[str], within_s: float) -> dict[str, list[str]]:
+    """Of these master keys each that a process heard of lately was not given, with such processes."""
+    found: dict[str, list[str]] = {}
+    for row in session.execute(_WITHOUT_KEY, {"marks": list(marks), "within_s": within_s}):
+        found.setdefault(row.mark, []).append(row.process)
+    return found
 
 
 async def hold(connection: AsyncConnection, scope: str, *, reason: str, until: datetime, by: str) -> None:

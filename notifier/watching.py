@@ -11,7 +11,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -86,6 +86,7 @@ def wrong(status: Mapping[str, Any]) -> list[Wrong]:
     if has_work and not status["workers_alive"]:
         found.append(Wrong("no_worker", {}))
     found += _uncarried(status)
+    found += [_without_key(**one) for one in status["without_key"]]
     for role, is_needed, alive_s in (
         ("feeder", has_work, standing.ALIVE_S),
         ("sweeper", has_work or status["receipts_waiting"], SWEEPER_ALIVE_S),
@@ -120,6 +121,11 @@ def _uncarried(status: Mapping[str, Any]) -> Iterator[Wrong]:
         for channel in status["due"].keys() - set().union(*alive):
             if status["due"][channel]["pending"]:
                 yield Wrong("uncarried", {"channel": channel})
+
+
+def _without_key(key: str, processes: Sequence[str]) -> Wrong:
+    more = f" (+ {len(processes) - 5})" if processes[5:] else ""
+    return Wrong("without_key", {"mark": key, "processes": ", ".join(processes[:5]) + more})
 
 
 def _held(hold: Mapping[str, Any]) -> Wrong:
@@ -220,6 +226,8 @@ _SAID = {
     "redis_away": "Redis cannot be used: nothing new is sent. Nothing is lost; bring it back.",
     "no_worker": "No worker is at work: start one by notifier worker.",
     "uncarried": "No worker carries {channel}: start one by notifier worker --channel {channel}.",
+    "without_key": "The master key {mark} was not given to {processes}: what it seals waits for other processes. "
+    'Start these anew with it: docs/operations.md, "Rotating keys".',
     "feeder_gone": "The feeder {seen}: start one by notifier feeder.",
     "sweeper_gone": "The sweeper {seen}: start one by notifier sweeper.",
     "test_sender_gone": "The process that sends tests {seen}: start one by notifier worker --control.",

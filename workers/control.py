@@ -87,7 +87,7 @@ class Control(Middleware):
         while True:
             try:
                 async with database.begin() as connection:
-                    await store.beat(connection, f"control:{self.owner}")
+                    await store.beat(connection, f"control:{self.owner}", self._settings.master.fingerprints)
             except (SQLAlchemyError, OSError, TimeoutError) as error:
                 log.warning("heartbeat_unwritten", error=type(error).__name__)
             await asyncio.sleep(HEARTBEAT_S)

@@ -153,7 +153,8 @@ class Resources(Middleware):
         while True:
             try:
                 async with database.begin() as connection:
-                    await store.beat(connection, f"worker:{'+'.join(self._channels)}:{self.owner}")
+                    name = f"worker:{'+'.join(self._channels)}:{self.owner}"
+                    await store.beat(connection, name, self._settings.master.fingerprints)
                     for sender in self.senders.values():
                         await self._note_pace(connection, sender)
             except (SQLAlchemyError, OSError, TimeoutError) as error:

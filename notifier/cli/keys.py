@@ -35,13 +35,15 @@ def rotate(
 ) -> None:
     """Seal by the master key what former ones have sealed. May be ended and run again at any time.
 
-    Every process must have been started with both keys before: docs/operations.md, "Rotating keys".
+    Every process must have been started with both keys before: docs/operations.md, "Rotating keys". Refused
+    while a worker or test sender was not.
     """
     if not reason.strip():
         raise InputError("Say why: it is kept in the journal.")
     with common.database() as (database, current):
         startup.check_master_key(database, current.master)
         before = _status(database, current)
+        keys.check_known(before)
         total = sum(before.left.values())
         if total and not yes:
             what = ", ".join(f"{n} {kind}" for kind, n in before.left.items() if n)
@@ -94,6 +96,7 @@ def _emit(found: Status, as_json: bool, **also: Any) -> None:
         "sealed": found.sealed,
         "left": found.left,
         "missing": found.missing,
+        "without": found.without,
         **also,
     }
 
@@ -109,6 +112,10 @@ def _emit(found: Status, as_json: bool, **also: Any) -> None:
             for mark in marks
         ]
         out.print(common.table("master keys", ["key", "what", *found.sealed], rows))
+        for mark, processes in found.without.items():
+            out.print(
+                f"{mark} was not given to {', '.join(processes)}.", emoji=False, markup=False, highlight=False
+            )
         out.print(_next(found), markup=False, highlight=False)
 
     common.emit(document, as_json, show)

@@ -19,6 +19,7 @@ TEXTS = Texts(ROOT / "templates" / "web" / "texts")
 EVERYTHING_WRONG = STATUS | {
     "redis_unfit": "x", "tickets": None, "workers_alive": 0, "workers": [], "feeder_age_s": 90.0,
     "sweeper_age_s": None, "tests_waiting": 1, "holds": [PERSONS, ENGINES], "quarantined": 2,
+    "without_key": [{"key": "1a2b3c4d", "processes": ["worker:email:host:1:ab"]}],
     "breakers": [{"scope": "receiver:orange", "state": "open", "reason": "x"}],
     "paused": [{"campaign": 4, "reason": None}],
     "refused": [{"provider": "brevo-sms", "code": "http_402", "count": 12}],

@@ -62,6 +62,9 @@ def end(process: subprocess.Popen[str], within_s: float) -> int:
 def test_a_worker_stops_in_order_when_asked(database: Database, database_url: str, redis_url: str, role: str):
     process = start(role, database_url, redis_url)
     wait_for_heartbeat(database, process, role)
+    with database.staff() as session:
+        given = session.scalar(text("SELECT keys FROM heartbeat WHERE process LIKE :one"), {"one": f"{role}:%"})
+    assert given == make_settings(database_url).master.fingerprint, "who lacks a key is known"
     assert end(process, 15) == 0
 
 

@@ -42,6 +42,7 @@ def upgrade() -> None:
         "heartbeat",
         sa.Column("process", sa.Text(), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("keys", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("process", name=op.f("pk_heartbeat")),
     )
     op.create_table(

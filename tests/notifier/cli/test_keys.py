@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from notifier import keys
 from notifier.sealing import MasterKey
@@ -43,6 +44,7 @@ def test_status_names_keys_by_fingerprint_and_never_shows_one(cli: Cli, swapped:
         "sealed": {"campaigns": {OLD_MARK: 3}, "accounts": {}, "sessions": {}, "callbacks": {}},
         "left": {"campaigns": 0, "accounts": 0, "sessions": 0, "callbacks": 0},
         "missing": [],
+        "without": {},
     }
     found = swapped.json("keys", "status")
     assert (found["key"], found["former"], found["left"]["campaigns"]) == (NEW_MARK, [OLD_MARK], 3)
@@ -75,6 +77,40 @@ def test_it_asks_first_and_wants_a_reason(swapped: Cli, campaigns: list[int]):
     assert swapped.json("keys", "status")["left"]["campaigns"] == 3
     swapped.run("keys", "rotate", "--reason", "x", stdin="y\n")
     assert swapped.json("keys", "status")["left"]["campaigns"] == 0
+
+
+def test_nothing_is_rotated_while_a_process_at_work_was_not_given_the_key(
+    database: Database, swapped: Cli, campaigns: list[int]
+):
+    def at_work(keys: str, ago_s: int = 0) -> None:
+        with database.staff() as session:
+            session.execute(
+                text(
+                    "INSERT INTO heartbeat (process, at, keys) VALUES ('worker:email:h:1:a', "
+                    "now() - make_interval(secs => :ago_s), :keys), ('feeder', now(), NULL) "
+                    "ON CONFLICT (process) DO UPDATE SET at = excluded.at, keys = excluded.keys"
+                ),
+                {"keys": keys, "ago_s": ago_s},
+            )
+
+    at_work(OLD_MARK)
+    assert swapped.json("keys", "status")["without"] == {NEW_MARK: ["worker:email:h:1:a"]}
+    assert f"{NEW_MARK} was not given to worker:email:h:1:a." in swapped.run("keys", "status")
+    refused = swapped.json("keys", "rotate", "--reason", "x", "--yes", code=1)["error"]
+    assert f"The master key {NEW_MARK} was not given to worker:email:h:1:a: nothing was changed." in refused
+    assert "was not given to worker:email:h:1:a: nothing" in swapped.error(
+        "keys", "rotate", "--reason", "x", "--yes"
+    )
+    assert swapped.json("queue", "status")["without_key"] == [], "the one that seals now is known there"
+    assert swapped.json("keys", "status")["left"]["campaigns"] == 3
+    at_work(f"{OLD_MARK} {NEW_MARK}")
+    assert swapped.json("keys", "rotate", "--reason", "x", "--yes")["without"] == {}
+    at_work(OLD_MARK)
+    [lacking] = swapped.json("queue", "status")["without_key"]
+    assert lacking == {"key": NEW_MARK, "processes": ["worker:email:h:1:a"]}
+    assert f"The master key {NEW_MARK} was not given to worker:email:h:1:a" in swapped.run("queue", "status")
+    at_work(OLD_MARK, ago_s=60)
+    assert swapped.json("queue", "status")["without_key"] == [], "one that is gone lacks nothing"
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ STATUS = {
     "receipts_waiting": 0,
     "workers": [WORKER],
     "workers_alive": 1,
+    "without_key": [],
     "feeder_age_s": 0.5,
     "sweeper_age_s": 20.0,
     "test_sender_age_s": None,

@@ -91,6 +91,12 @@ def test_the_page_tells_rate_errors_and_workers(operator: Person, database: Data
     assert "No worker is at work" not in said
     assert re.search(r"smtp orange 900 100 0 10.0 smtp_550_5.1.1 × 100", said), said
     assert "worker:email+sms:h:1:a" in said
+    assert "was not given to" not in said
+    run(database, "INSERT INTO heartbeat (process, keys) VALUES ('control:h:2:b', '00000000')")
+    assert re.search(
+        "key [0-9a-f]{8} was not given to control:h:2:b. What it seals waits",
+        plain(operator.get("/operations").text),
+    )
     assert f'href="/operations/campaigns/{running}"' in page
     assert "style=" not in page, "the policy of the pages forbids it"
 
