@@ -42,7 +42,7 @@ _BUDGET_S = 1.0
 ALIVE_S = 5.0
 #: when a browser comes back after the stream broke off
 RETRY_MS = 2000
-#: what has not been looked at for so long is not called fresh
+#: what has not been known for so long to be as the database has it is not called fresh
 _FRESH_S = 4.0
 HEADERS = {"X-Accel-Buffering": "no"}
 _LINE = re.compile(r"\r\n|\r|\n")
@@ -103,13 +103,15 @@ class _Part:
     pages: set[_Page] = field(default_factory=set)
     event: bytes = b""
     tag: str = ""
-    mark: str | None = None
-    #: by the loop's clock
+    #: what the database said when it was made; "" (which it never says): not known, to be made again
+    mark: str | None = ""
+    #: by the loop's clock: when it was made last or that failed, and when it was last known to be right
     made_at: float = 0.0
+    fresh_at: float = 0.0
 
-    def take(self, visit: Visit, html: str, made_at: float) -> bool:
+    def take(self, visit: Visit, html: str, began_at: float, made_at: float) -> bool:
         """Whether it is another than before; the clock on it does not count."""
-        self.made_at = made_at
+        self.fresh_at, self.made_at = began_at, made_at
         tag = hashlib.sha256(html.replace(visit.clock, "").encode()).hexdigest()[:16]
         if tag == self.tag:
             return False
@@ -120,7 +122,10 @@ class _Part:
         age = now - self.made_at
         if age < SOONEST_S:
             return False
-        return self.campaign_id is None or marks.get(self.campaign_id) != self.mark or age >= LATEST_S
+        return self.may_have_moved(marks) or age >= LATEST_S
+
+    def may_have_moved(self, marks: dict[int, str]) -> bool:
+        return self.campaign_id is None or marks.get(self.campaign_id) != self.mark
 
 
 def _event(data: str, *, number: str = "", name: str = "") -> bytes:
@@ -145,7 +150,6 @@ class Live:
         self._parts: dict[_Key, _Part] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._sessions_at = 0.0
-        self._looked_at = 0.0
         self.is_closed = False
 
     def __len__(self) -> int:
@@ -178,9 +182,10 @@ class Live:
         page = _Page(visit)
         part.pages.add(page)
         # Its mark is not known: the next look may make it once more, and finds it the same.
-        self._tell(part, visit, html)
+        part.mark, now = "", asyncio.get_running_loop().time()
+        self._tell(part, visit, html, now)
         if self._watcher is None or self._watcher.done():
-            self._sessions_at = self._looked_at = asyncio.get_running_loop().time()
+            self._sessions_at = now
             self._watcher = asyncio.create_task(self._watch())
         return part, page
 
@@ -192,7 +197,7 @@ class Live:
     async def events(self, part: _Part, page: _Page) -> AsyncIterator[bytes]:
         """What one page is sent, until its session or the server ends."""
         sent = page.visit.request.headers.get("last-event-id", "")
-        yield f"retry: {RETRY_MS}\n".encode() + self._alive(page)
+        yield f"retry: {RETRY_MS}\n".encode() + self._alive(part, page)
         while page.last_word is None:
             page.news.clear()
             if part.tag != sent:
@@ -203,12 +208,12 @@ class Live:
                 async with asyncio.timeout(ALIVE_S):
                     await page.news.wait()
             except TimeoutError:
-                yield self._alive(page)
+                yield self._alive(part, page)
         if page.last_word:
             yield page.last_word
 
-    def _alive(self, page: _Page) -> bytes:
-        if asyncio.get_running_loop().time() - self._looked_at > _FRESH_S:
+    def _alive(self, part: _Part, page: _Page) -> bytes:
+        if asyncio.get_running_loop().time() - part.fresh_at > _FRESH_S:
             return _COMMENT
         return _COMMENT.rstrip() + b"\n" + _event(replace(page.visit, now=datetime.now(UTC)).clock, name="alive")
 
@@ -226,18 +231,21 @@ class Live:
     async def _round(self) -> None:
         clock = asyncio.get_running_loop().time
         pages = [page for part in self._parts.values() for page in part.pages]
-        asked = clock() - self._sessions_at >= SESSIONS_S
+        looked_at = clock()
+        asked = looked_at - self._sessions_at >= SESSIONS_S
         found, roles = await run_in_threadpool(
             self._look,
             {part.campaign_id for part in self._parts.values() if part.campaign_id is not None},
             {page.visit.user.session_id for page in pages} if asked else set(),
         )
-        self._looked_at = clock()
         if asked:
             self._sessions_at = clock()
             for page in pages:
                 if roles.get(page.visit.user.session_id) != page.visit.user.role:
                     page.end(_OVER)
+        for part in self._parts.values():
+            if not part.may_have_moved(found):
+                part.fresh_at = max(part.fresh_at, looked_at)
         until = clock() + _BUDGET_S
         due = [part for part in self._parts.values() if part.is_due(found, clock())]
         for part in sorted(due, key=lambda part: part.made_at):
@@ -255,10 +263,16 @@ class Live:
         if not going_on:
             return
         visit = replace(going_on[0].visit, now=datetime.now(UTC), cookies={})
+        clock = asyncio.get_running_loop().time
+        began_at = clock()
         try:
             response = await run_in_threadpool(part.make, visit)
-        except SQLAlchemyError:
-            raise
+        except SQLAlchemyError as error:
+            # It goes to the end of the row, or it would keep all others from their turn. Its pages are no longer
+            # told that it is fresh.
+            log.warning("live_part_not_made", error=type(error).__name__)
+            part.mark, part.made_at = "", clock()
+            return
         except Exception as error:  # noqa: BLE001 - the outermost frame: one part must not end the others
             # The pages ask anew and are answered as any request is.
             log.error("live_part_failed", error=type(error).__name__)
@@ -267,10 +281,10 @@ class Live:
             return
         if part.campaign_id is not None:
             part.mark = found.get(part.campaign_id)
-        self._tell(part, visit, bytes(response.body).decode())
+        self._tell(part, visit, bytes(response.body).decode(), began_at)
 
-    def _tell(self, part: _Part, visit: Visit, html: str) -> None:
-        if part.take(visit, html, asyncio.get_running_loop().time()):
+    def _tell(self, part: _Part, visit: Visit, html: str, began_at: float) -> None:
+        if part.take(visit, html, began_at, asyncio.get_running_loop().time()):
             for page in part.pages:
                 page.news.set()
 

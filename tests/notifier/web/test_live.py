@@ -11,6 +11,8 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, event, text
+from sqlalchemy.exc import OperationalError
+from starlette.responses import Response
 
 from notifier import accounts, controlling
 from notifier.accounts import Role
@@ -275,6 +277,40 @@ def test_a_database_that_is_away_is_not_called_fresh(
     assert block == {"": "still here"}
     monkeypatch.undo()
     while stream.block().get("event") != "alive":
+        pass
+
+
+def test_one_part_that_fails_keeps_nobody_elses_from_moving_and_is_not_called_fresh(
+    listen: Callable[..., Stream],
+    doctor: Person,
+    signed_in: NewPerson,
+    path: str,
+    campaign: Campaign,
+    database: Database,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(live, "_FRESH_S", 0.4)
+    monkeypatch.setattr(live, "_BUDGET_S", -1.0)  # one part a round: the failing one has the first turn
+    operator = signed_in(Role.OPERATOR)
+    failing, other = listen(operator, "/operations/now/live"), listen(doctor, path)
+    failing.part()
+    other.part()
+    [part] = [one for key, one in server.config.app.state.live._parts.items() if key.role == Role.OPERATOR]
+    make = part.make
+
+    def fail(visit: object) -> Response:
+        raise OperationalError("SELECT", {}, Exception("canceling statement due to statement timeout"))
+
+    part.make = fail
+    still = {"": "still here"}
+    assert still in (failing.block() for _ in range(30)), "old figures are called fresh"
+    change(database, INFORM.format(campaign.id))
+    assert any("<strong>1</strong>" in other.block().get("data", "") for _ in range(30)), "kept from its turn"
+    assert "alive" in (other.block().get("event") for _ in range(30))
+    assert failing.block() == still
+    part.make = make
+    while failing.block().get("event") != "alive":
         pass
 
 
