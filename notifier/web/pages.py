@@ -24,7 +24,8 @@ The module's `pages` goes into `AREAS` of `notifier/web/__init__.py`, its words 
 `tests/notifier/web/test_access.py`. A page that says not who may see it does not start.
 
 A part of a page that moves by itself is declared by `pages.part`: the part alone at its address, and pushed at the
-same with `/live` behind (`live.py`). The page shows it by `parts.moving`; its clock is `moment(visit.now)`.
+same with `/live` behind (`live.py`). The page shows it by `parts.moving`; its clock is
+`moment(visit.now, seconds=true)`.
 
 Templates extend `layout.html`; every form holds `{{ csrf() }}`. Functions run in threads, so they may wait for
 the database. What others may never do is shown nowhere: hide a button with `{% if 'doctor' == role %}`.
@@ -261,7 +262,7 @@ class Visit:
     @property
     def clock(self) -> str:
         """The clock of the part that this visit asks for, as it stands there."""
-        return str(self._moment(self.now))
+        return str(self._moment(self.now, seconds=True))
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -364,10 +365,11 @@ class Visit:
         value = accounts.csrf_token(self.site.settings.master, self.token)
         return Markup('<input type="hidden" name="{}" value="{}">').format(CSRF_FIELD, value)
 
-    def _moment(self, at: datetime) -> Markup:
-        """An instant in the deployment's time zone, as `<time>`."""
+    def _moment(self, at: datetime, *, seconds: bool = False) -> Markup:
+        """An instant in the deployment's time zone, as `<time>`; with seconds where one must see it move."""
         local = at.astimezone(self.site.zone)
-        shown = f"{local:%d/%m/%Y} à {local:%H:%M}" if self.language == "fr" else f"{local:%d %b %Y, %H:%M}"
+        hour = f"{local:%H:%M:%S}" if seconds else f"{local:%H:%M}"
+        shown = f"{local:%d/%m/%Y} à {hour}" if self.language == "fr" else f"{local:%d %b %Y}, {hour}"
         return Markup('<time datetime="{}">{}</time>').format(at.astimezone(UTC).isoformat(), shown)
 
 

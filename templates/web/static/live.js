@@ -40,5 +40,7 @@
     if (pushed || document.hidden || !part.dataset.poll || part.querySelector("[data-over]")) return;
     htmx.ajax("GET", part.dataset.poll, { target: part, swap: "innerMorph" });
   }, EVERY_MS);
-  if (stale) setInterval(() => { stale.hidden = Date.now() - seen < OLD_MS; }, 1000);
+  if (stale) setInterval(() => {
+    stale.hidden = Date.now() - seen < OLD_MS || part.querySelector("[data-over]") !== null;
+  }, 1000);
 })();

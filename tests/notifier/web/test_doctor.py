@@ -479,6 +479,7 @@ def test_a_test_is_asked_and_its_result_seen(signed_in: NewPerson, mine: int, da
     asked = doctor.post(f"{path}/test?language=fr&variant=standard", {"to": "06 39 98 55 55"})
     assert "En attente" in words(asked)
     assert f'hx-sse:connect="{path}/tests/now/live"' in asked.text
+    assert 'id="stale" role="alert" hidden' in asked.text
     with database.staff() as session:
         session.scalars(select(TestSend)).one().state = testsends.State.ACCEPTED
     part = doctor.get(f"{path}/tests/now")
@@ -517,6 +518,7 @@ def test_six_numbers_add_up_and_each_opens_its_people(
         assert len(re.findall(r"NOM\d Prenom\d", people.text)) == n, name
         assert people.headers["cache-control"] == "no-store"
     assert "hx-sse:connect" in page.text
+    assert 'id="stale" role="alert" hidden' in page.text
     assert "hx-sse:connect" not in doctor.get(f"/doctor/campaigns/{campaign}/progress?still=1").text
     part = doctor.get(f"/doctor/campaigns/{campaign}/progress/numbers")
     assert "<h1>" not in part.text

@@ -146,7 +146,14 @@ def test_a_doctors_whole_path(
         look(page, "4-person")
         page.get_by_role("link", name="Vue d’ensemble").click()
         look(page, "1-overview-sending")
+        if moves := javascript and kind == "phone":
+            page.clock.install()
         page.goto(f"{url}/doctor/campaigns/{campaign}/progress")
+        if moves:
+            expect(page.get_by_text("Ils se mettent à jour seuls.")).to_be_visible()
+            page.clock.fast_forward(15_000)  # in which nothing came
+            expect(page.get_by_text("ne se met plus à jour")).to_be_visible()
+            expect(page.get_by_text("ne se met plus à jour")).to_be_hidden(timeout=30_000)
         page.get_by_text("Suspendre l’envoi").click()
         page.get_by_label("Pourquoi ?").first.fill("Un patient a appelé")
         page.get_by_role("button", name="Suspendre", exact=True).click()
