@@ -57,7 +57,10 @@ _MARKS = text(
         (SELECT string_agg(concat(last.id, last.state, last.code), ',') FROM (
             SELECT id, state, code FROM test_send WHERE doctor_id = c.doctor_id AND campaign_id = c.id
             ORDER BY asked_at DESC LIMIT 10
-        ) last)
+        ) last),
+        -- asked for once, not for each campaign: few rows
+        (SELECT string_agg(concat(scope, since), ',' ORDER BY scope) FROM hold
+         WHERE (scope = 'everything' OR scope LIKE 'channel:%') AND (until IS NULL OR until > now()))
     ) AS mark
     FROM campaign c WHERE c.id = ANY(:campaigns)
     """
@@ -65,7 +68,7 @@ _MARKS = text(
 
 
 def marks(session: Session, campaigns: Iterable[int]) -> dict[int, str]:
-    """For each campaign a text that is another once its numbers, state or tests have moved."""
+    """For each campaign a text that is another once its numbers, state, tests or what is stopped have moved."""
     return {row.id: row.mark for row in session.execute(_MARKS, {"campaigns": list(campaigns)})}
 
 

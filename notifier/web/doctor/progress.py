@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from notifier import acts, controlling, store
+from notifier import acts, controlling, standing, store
 from notifier.accounts import DOCTORS
 from notifier.errors import ConflictError, InputError
 from notifier.models import Campaign
 from notifier.states import Campaign as State
 from notifier.states import Channel, Delivery
+from notifier.watching import EVERYTHING
 from notifier.web.doctor.common import BEFORE_START, DECIDES, campaign_of, page
 from notifier.web.pages import Pages, Visit
 
@@ -69,6 +71,7 @@ def _numbers(visit: Visit, session: Session, campaign: Campaign) -> dict[str, ob
     counts = store.outcome_counts(session, campaign.id)
     by_state = store.delivery_counts(session, campaign.id)
     is_moving = campaign.state in _MOVING
+    stops = _stops(session, campaign) if is_moving else {}
     to_tell = counts["informed"] + counts["on_the_way"] + counts["unreached"]
     return {
         "counts": counts,
@@ -82,11 +85,22 @@ def _numbers(visit: Visit, session: Session, campaign: Campaign) -> dict[str, ob
             for channel in Channel
             if any(by_state[channel].values())
         },
+        "stops": stops,
+        "stops_all": EVERYTHING in stops or stops.keys() >= set(campaign.plan),
         "is_before": campaign.state in BEFORE_START,
         "is_moving": is_moving,
         "is_still": visit.request.query_params.get("still") == "1",
         "seen_at": visit.now,
     }
+
+
+def _stops(session: Session, campaign: Campaign) -> dict[str, datetime]:
+    """What operations have stopped of this campaign, and since when: everything, or channels of its plan."""
+    since = {hold.scope: hold.since for hold in standing.holds(session)}
+    if EVERYTHING in since:
+        return {EVERYTHING: since[EVERYTHING]}
+    scopes = {channel: f"channel:{channel}" for channel in campaign.plan}
+    return {channel: since[scope] for channel, scope in scopes.items() if scope in since}
 
 
 @pages.post(f"{_PATH}/start", allow=DECIDES)

@@ -164,6 +164,35 @@ def test_a_message_that_moves_on_is_pushed_too(
     assert "Wrong number" in stream.part()["data"]
 
 
+def test_what_operations_stop_is_said_to_the_doctor_whose_messages_it_stops(
+    listen: Callable[..., Stream], doctor: Person, path: str, campaign: Campaign, database: Database
+):
+    stream = listen(doctor, path)
+    assert "Les messages partent d’eux-mêmes" in stream.part()["data"]
+
+    def hold(scope: str) -> None:
+        with database.staff() as session:
+            controlling.hold(session, scope, actor="cli:test", reason="Their own words", now=datetime.now(UTC))
+
+    hold("channel:sms")
+    part = stream.part()["data"]
+    assert "Les opérateurs du service ont arrêté l’envoi des SMS le <time" in part
+    assert "Les messages partent d’eux-mêmes" in part, "emails do"
+    hold("everything")
+    part = stream.part()["data"]
+    assert "Les opérateurs du service ont arrêté tous les envois le <time" in part
+    assert "partent d’eux-mêmes" not in part
+    assert "Their own words" not in part
+    with database.staff() as session:
+        controlling.pause(session, campaign.id, actor="cli:test", reason="Wrong number")
+        controlling.lift(session, "channel:sms", actor="cli:test")
+    part = stream.part()["data"]
+    assert "arrêté tous les envois" in part
+    assert "ces messages partiront" not in part, "it is paused, too"
+    change(database, "UPDATE hold SET until = now() - interval '1 second'")
+    assert "arrêté" not in stream.part()["data"].replace("où il s’est arrêté", "")
+
+
 #: revoked, idle, too old, disabled, in another role; and how it was before
 ENDS = [
     ("web_session SET ended_at = now()", "web_session SET ended_at = NULL"),
