@@ -1,12 +1,22 @@
 // Parts of a page that move by themselves: pushed by the server (hx-sse), asked for while that fails. Says when the
-// figures are old, and asks for the whole page, which leads to signing in, when the session has ended.
+// figures are old, and asks for the whole page when the session has ended, which leads to signing in, or when the rest
+// of the page is for another state of things than the part shows.
 "use strict";
 (() => {
   const EVERY_MS = 4000, OLD_MS = 10000;
   const part = document.querySelector("[data-poll]"), stale = document.getElementById("stale");
   if (!part) return;
   let pushed = false, seen = Date.now();
-  const again = () => { part.removeAttribute("data-poll"); location.reload(); };
+  const again = () => {
+    part.removeAttribute("data-poll");
+    const page = new URL(part.dataset.page, location.href);
+    // What answers a form has another address: to load it anew would send the form again.
+    if (page.pathname === location.pathname) location.reload();
+    else location.replace(page);
+  };
+  const isWrittenIn = () => Array.from(document.querySelectorAll("main form input:not([type=hidden])")).some(
+    (field) => field.type === "checkbox" ? field.checked !== field.defaultChecked : field.value !== field.defaultValue
+  );
 
   part.addEventListener("htmx:sse:after:connection", () => { pushed = true; });
   part.addEventListener("htmx:sse:before:connection", () => { pushed = false; }); // also before it tries again
@@ -40,7 +50,10 @@
     if (pushed || document.hidden || !part.dataset.poll || part.querySelector("[data-over]")) return;
     htmx.ajax("GET", part.dataset.poll, { target: part, swap: "innerMorph" });
   }, EVERY_MS);
-  if (stale) setInterval(() => {
-    stale.hidden = Date.now() - seen < OLD_MS || part.querySelector("[data-over]") !== null;
+  setInterval(() => {
+    if (!part.dataset.poll) return;
+    if (stale) stale.hidden = Date.now() - seen < OLD_MS || part.querySelector("[data-over]") !== null;
+    const { state } = part.querySelector("[data-state]")?.dataset ?? {};
+    if (state && state !== part.dataset.madeFor && !isWrittenIn()) again();
   }, 1000);
 })();
