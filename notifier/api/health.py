@@ -208,6 +208,12 @@ def measure_pace(session: Session, settings: Settings) -> Iterator[GaugeMetricFa
         "channel",
         {str(channel): sum(channel in worker["channels"] for worker in alive) for channel in Channel},
     )
+    lacking = {process for one in document["without_key"] for process in one["processes"]}
+    yield GaugeMetricFamily(
+        "notifier_processes_without_key",
+        "Workers and test senders not given a master key that seals a campaign which is not over.",
+        value=len(lacking),
+    )
     yield GaugeMetricFamily("notifier_tests_waiting", "Tests nobody has sent.", value=document["tests_waiting"])
     held = GaugeMetricFamily("notifier_hold", "What is stopped, and by whom.", labels=["scope", "by"])
     for hold in document["holds"]:

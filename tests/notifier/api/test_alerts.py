@@ -38,6 +38,7 @@ def told(database_url: str, redis_url: str, world: World, database: Database) ->
     with database.staff() as session:
         for statement in (
             "INSERT INTO heartbeat (process) VALUES ('feeder'), ('sweeper'), ('worker:email:h:1:a')",
+            "INSERT INTO heartbeat (process, keys) VALUES ('control:h:2:b', '00000000 11111111')",
             "INSERT INTO hold (scope, reason, by) VALUES ('provider:smtp', 'smtp_535', 'engine')",
             "INSERT INTO breaker (scope, state, level, failures, reason) VALUES ('receiver:orange', 'open', 0, 1, 'x')",
             "INSERT INTO pace VALUES (now(), 'h:1:a', 'smtp', 'orange', 'accepted', 'x', 6),"
@@ -79,6 +80,7 @@ def test_speed_errors_and_cost_are_those_of_the_last_hand_overs(told: dict[str, 
         "notifier_handovers_per_recipient smtp 1.5",
         "notifier_hold engine/provider:smtp 1",
         "notifier_workers_alive email 1",
+        "notifier_processes_without_key  1",
         "notifier_redis_up  1",
         "notifier_queue_delayed email 0",
     } <= told["values"]
