@@ -6,7 +6,7 @@
   const EVERY_MS = 4000, OLD_MS = 10000;
   const part = document.querySelector("[data-poll]"), stale = document.getElementById("stale");
   if (!part) return;
-  let pushed = false, seen = Date.now();
+  let pushed = false, closed = false, seen = Date.now();
   const again = () => {
     part.removeAttribute("data-poll");
     const page = new URL(part.dataset.page, location.href);
@@ -18,13 +18,25 @@
     (field) => field.type === "checkbox" ? field.checked !== field.defaultChecked : field.value !== field.defaultValue
   );
 
-  part.addEventListener("htmx:sse:after:connection", () => { pushed = true; });
-  part.addEventListener("htmx:sse:before:connection", () => { pushed = false; }); // also before it tries again
+  // No stream for a page out of sight: with HTTP/1.1 a browser opens six connections to a server for all its tabs. The
+  // extension ends what is open when a tab is left; here ends what opens while it is out of sight.
+  part.addEventListener("htmx:sse:after:connection", (event) => {
+    pushed = true;
+    closed = false;
+    if (document.hidden) event.detail.connection.abortController.abort();
+  });
+  part.addEventListener("htmx:sse:before:connection", (event) => { // also before it tries again
+    pushed = false;
+    if (document.hidden) event.preventDefault();
+  });
   part.addEventListener("htmx:sse:error", (event) => {
     pushed = false;
     if (event.detail.status === 403) again();
   });
-  part.addEventListener("htmx:sse:close", () => { pushed = false; });
+  part.addEventListener("htmx:sse:close", () => {
+    pushed = false;
+    closed = true;
+  });
   part.addEventListener("htmx:sse:after:message", () => { seen = Date.now(); });
   part.addEventListener("alive", (event) => {
     seen = Date.now();
@@ -45,13 +57,19 @@
     }
   });
 
+  // The server marks what moves no more.
+  const isWatched = () => !document.hidden && part.dataset.poll && !part.querySelector("[data-over]");
+  const ask = () => htmx.ajax("GET", part.dataset.poll, { target: part, swap: "innerMorph" });
   setInterval(() => {
-    // The server marks what moves no more.
-    if (pushed || document.hidden || !part.dataset.poll || part.querySelector("[data-over]")) return;
-    htmx.ajax("GET", part.dataset.poll, { target: part, swap: "innerMorph" });
+    if (isWatched() && !pushed) ask();
   }, EVERY_MS);
+  document.addEventListener("visibilitychange", () => {
+    if (!isWatched()) return;
+    ask();
+    if (closed) htmx.ajax("GET", part.getAttribute("hx-sse:connect"), { source: part });
+  });
   setInterval(() => {
-    if (!part.dataset.poll) return;
+    if (document.hidden || !part.dataset.poll) return;
     if (stale) stale.hidden = Date.now() - seen < OLD_MS || part.querySelector("[data-over]") !== null;
     const { state } = part.querySelector("[data-state]")?.dataset ?? {};
     if (state && state !== part.dataset.madeFor && !isWrittenIn()) again();

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Request
 from sqlalchemy import text
 
 from notifier import accounts
@@ -106,6 +106,25 @@ def test_every_page_is_right_at_any_width_and_for_everybody(
     assert eye.wrong == []
 
 
+def holds_no_stream_out_of_sight(tab: Page, url: str) -> None:  # noqa: F811
+    """Six would be all connections that a browser opens to a server of HTTP/1.1."""
+
+    def is_stream(request: Request) -> bool:
+        return request.url.endswith("/live")
+
+    turn = "shown => { window.shown = shown; document.dispatchEvent(new Event('visibilitychange')) }"
+    tab.add_init_script("Object.defineProperty(document, 'hidden', { get: () => !window.shown })")
+    with tab.expect_event("requestfailed", is_stream):
+        tab.goto(url + "/operations")
+    with tab.expect_response("**/live"):
+        tab.evaluate(turn, True)
+    with tab.expect_event("requestfailed", is_stream):
+        tab.evaluate(turn, False)
+    with tab.expect_response("**/live"):
+        tab.evaluate(turn, True)
+    tab.close()
+
+
 @pytest.mark.parametrize("how", ["pushed", "asked"])
 def test_the_page_moves_by_itself_and_keeps_the_focus(
     looker: Callable[..., Looker],  # noqa: F811
@@ -128,6 +147,8 @@ def test_the_page_moves_by_itself_and_keeps_the_focus(
         session.execute(text("INSERT INTO heartbeat (process) VALUES ('feeder')"))
     page.get_by_text("Le distributeur n’a jamais été vu").wait_for(state="detached")
     assert page.evaluate("document.activeElement.textContent") == "Tout arrêter"
+    if how == "pushed":
+        holds_no_stream_out_of_sight(eye.page(), url)
     with database.staff() as session:  # the session ends: nobody may take old figures for new ones
         session.execute(text("UPDATE web_session SET ended_at = now()"))
     page.wait_for_url("**/sign-in**")
