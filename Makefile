@@ -43,7 +43,7 @@ up: install  ## one machine, real settings, data kept in var/
 
 test: install-dev  ## all tests (ARGS is handed to pytest)
 	@bash tests/need_chromium.sh
-	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist worksteal)
+	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist worksteal)
 
 lint: install-dev  ## ruff and mypy, as CI runs them
 	@$(BIN)/ruff check .
