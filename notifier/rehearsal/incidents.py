@@ -639,7 +639,8 @@ def _cell(dice: random.Random, form: Form, row: _Row, meaning: str) -> str:
         case "deceased":
             return form.no if person.excluded is None else form.yes
         case "death":
-            return "" if person.excluded is None else "14/03/2021"
+            # later than anybody's birth: nobody has died before
+            return "" if person.excluded is None else "14/03/2025"
         case "comment":
             if person.variant is Variant.STANDARD:
                 return form.no if form.comment_flag else ""
