@@ -8,7 +8,6 @@ statement before it runs it (`bench.explained`), so they slow nothing that is ti
 from __future__ import annotations
 
 import secrets
-import socket
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from notifier.accounts import Role, Source, Stage
 from notifier.api import auth
 from notifier.cli import supervise
 from notifier.cli.supervise import Supervisor
+from notifier.rehearsal.servers import free_port
 
 #: requests of each page that are timed, after some that warm it
 TIMED, WARM = 20, 3
@@ -121,8 +121,7 @@ def _callers(deployment: Deployment, doctor_id: int) -> dict[str, Mapping[str, s
 @contextmanager
 def _api(deployment: Deployment, module: str, more: Mapping[str, str]) -> Iterator[str]:
     """An API process on a port of its own; its address, once it answers."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     base = f"http://127.0.0.1:{port}"
     environment = deployment.environment | {
         "NOTIFIER_API_PORT": str(port),

@@ -201,7 +201,7 @@ def create(
         raise InputError("A doctor's or secretary's account belongs to a doctor, any other to none.")
     if doctor_id is not None and session.get(Doctor, doctor_id) is None:
         raise NotFoundError(f"There is no doctor {doctor_id}.")
-    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": store.Lock.ACCOUNTS})
+    store.take(session, store.Lock.ACCOUNTS)
     if session.scalar(select(exists().where(Account.email_blind.in_(_email_blinds(master, email))))):
         raise ConflictError("This address has an account already: one address, one account.")
     account = Account(

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from notifier import reaching, store
 from notifier.errors import ConflictError, NotFoundError
-from notifier.models import Campaign
+from notifier.models import Campaign, Patient
 from notifier.reaching import WITHDRAWN
 from notifier.states import Campaign as CampaignState
 from notifier.states import Channel, Delivery, Outcome, Variant, check_move, sources
@@ -138,21 +138,6 @@ class Extended:
         return {name: getattr(self, name) for name in ("withdrawn", "given", "informed", "unreached")}
 
 
-#: Each outcome by its own range of the index, however many patients other campaigns have.
-_OF_OUTCOME = """
-    (SELECT id FROM patient
-     WHERE campaign_id = :campaign_id AND outcome = '{outcome}' AND id > :after {only} ORDER BY id LIMIT :limit)
-"""
-
-
-def _patients(only: str) -> TextClause:
-    both = (_OF_OUTCOME.format(outcome=outcome, only=only) for outcome in (Outcome.ON_THE_WAY, Outcome.EXCLUDED))
-    return text(f"{' UNION ALL '.join(both)} ORDER BY id LIMIT :limit")
-
-
-_PATIENTS, _CHANGED_PATIENTS = _patients(""), _patients("AND changed_in = :list_id")
-
-
 def _unwanted(condition: str, lock: str) -> TextClause:
     return text(
         f"""
@@ -251,11 +236,12 @@ def extend(
     NotFoundError, or ConflictError for a campaign that was not started or is cancelled.
     """
     _take_turn(session, campaign_id)
-    values: dict[str, Any] = {"campaign_id": campaign_id, "list_id": list_id, "after": after, "limit": limit}
-    ids = list(session.scalars(_PATIENTS if list_id is None else _CHANGED_PATIENTS, values))
+    outcomes = (Outcome.ON_THE_WAY, Outcome.EXCLUDED)
+    changed = () if list_id is None else (Patient.changed_in == list_id,)
+    ids = list(session.scalars(store.next_patients(campaign_id, after, limit, outcomes, *changed)))
     if not ids:
         return Extended()
-    values = {"ids": ids, "now": now}
+    values: dict[str, Any] = {"ids": ids, "now": now}
     withdrawn = [delivery for statement in _UNWANTED for delivery in session.scalars(statement, values)]
     if withdrawn:
         to_cancelled = sources(Delivery.CANCELLED)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psycopg
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Connection,
     Engine,
     Row,
@@ -68,6 +69,11 @@ class Lock(IntEnum):
     IMPORT = 7304
     #: while two master keys are in use, no index can see that two accounts have one address
     ACCOUNTS = 7305
+
+
+def take(connection: Session | Connection, lock: Lock) -> None:
+    """Waits for a lock and holds it until the end of the transaction."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock})
 
 
 class Database:
@@ -234,7 +240,7 @@ def migrate(url: str) -> None:
     try:
         with _said_plainly(), engine.begin() as connection:
             check_version(connection)
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": Lock.MIGRATION})
+            take(connection, Lock.MIGRATION)
             config = _alembic()
             config.attributes["connection"] = connection
             try:
@@ -266,7 +272,7 @@ def record(
 
 def journal_first(session: Session) -> None:
     """Takes the journal's turn before rows are locked: who records first and then needs such a row can wait."""
-    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": Lock.JOURNAL})
+    take(session, Lock.JOURNAL)
 
 
 _SEALED_BY = text(
@@ -294,7 +300,7 @@ def sealed_by(session: Session) -> dict[str, dict[str, int]]:
 def settle_alone(session: Session, *, wait: bool = True) -> bool:
     """Takes the turn of whoever settles, until the end of the transaction; False if it is taken and none waits."""
     if wait:
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": Lock.SETTLING})
+        take(session, Lock.SETTLING)
         return True
     return bool(session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": Lock.SETTLING}))
 
@@ -992,15 +998,19 @@ def patient_counts(
 
 
 def next_patients(
-    campaign_id: int, after: int, limit: int, outcomes: Iterable[str] = Outcome
-) -> Select[tuple[int]]:
-    """Ids of the next patients of a campaign that stand so, in order.
+    campaign_id: int,
+    after: int,
+    limit: int,
+    outcomes: Iterable[str] = Outcome,
+    *conditions: ColumnElement[bool],
+) -> Select[int]:
+    """Ids of the next patients of a campaign that stand so and meet the conditions, in order.
 
     Each outcome by its own range of the index: one more index would cost every result that comes in.
     """
     ranges = (
         select(Patient.id)
-        .where(Patient.campaign_id == campaign_id, Patient.outcome == outcome, Patient.id > after)
+        .where(Patient.campaign_id == campaign_id, Patient.outcome == outcome, Patient.id > after, *conditions)
         .order_by(Patient.id)
         .limit(limit)
         .subquery()

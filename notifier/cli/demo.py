@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -118,7 +117,7 @@ def _stage(seed: int, faults: str) -> Iterator[Stage]:
     try:
         here = rehearsal.start(folder, faults=faults, seed=seed)
         urls = _urls(folder)
-        api_port = _free_port()
+        api_port = servers.free_port()
         environment = (
             # what a person may want otherwise …
             {
@@ -388,10 +387,3 @@ def _plain_errors(as_json: bool) -> Iterator[None]:
         if as_json:
             print(json.dumps({"error": error.message}))
         raise typer.Exit(1) from error
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -363,7 +363,7 @@ class Valkey:
     def _launch(self, port: int) -> int:
         for candidate in (port, 0, 0, 0):
             # Another program may take the port between the look and the start: then the server ends at once.
-            chosen = candidate if candidate and _is_free(candidate) else _free_port()
+            chosen = candidate if candidate and _is_free(candidate) else free_port()
             process = self._run(chosen)
             if process is not None and self._comes_up(process, chosen):
                 return chosen
@@ -494,7 +494,8 @@ def _write_atomically(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on now; another program may take it before it is used."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

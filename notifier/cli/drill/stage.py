@@ -28,13 +28,12 @@ from redis.retry import Retry
 from sqlalchemy import text
 
 from notifier import settings, store
-from notifier.cli.demo import _free_port
 from notifier.cli.supervise import Supervised, Supervisor
 from notifier.cli.up import MARK, end_orphans
 from notifier.errors import ServiceError
 from notifier.rehearsal import main as rehearsal
 from notifier.rehearsal.faults import Both, Faults
-from notifier.rehearsal.servers import Postgres, Valkey, stop_all
+from notifier.rehearsal.servers import Postgres, Valkey, free_port, stop_all
 from notifier.settings import ROOT, Settings
 
 #: as `workers.broker` has it
@@ -165,7 +164,7 @@ class Stage:
 
     def _environment(self) -> dict[str, str]:
         """What every process runs with; see `forget_environment` for what it does not hold."""
-        port = _free_port()
+        port = free_port()
         config = self.folder / "config"
         shutil.copytree(ROOT / "config", config)
         profile = config / "profiles" / "eu-gdpr-fr.toml"

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from notifier.rehearsal import main as rehearsal
+from notifier.rehearsal.servers import free_port
 from tests.factories import HEADER, person
 from tests.notifier.cli.conftest import Cli
 from tests.notifier.cli.test_common import COMMAND, typed
@@ -33,12 +34,6 @@ def running(environment: dict[str, str], log: Path, *arguments: str) -> Iterator
     finally:
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def await_answer(port: int) -> None:
