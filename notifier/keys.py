@@ -29,7 +29,7 @@ _LOCK_NOT_AVAILABLE = "55P03"
 
 
 class Kind(StrEnum):
-    """What a master key seals."""
+    """What a master key seals: the keys of `store.SEALED`."""
 
     #: their data keys
     CAMPAIGNS = "campaigns"
@@ -39,14 +39,6 @@ class Kind(StrEnum):
     SESSIONS = "sessions"
     #: what signs their messages
     CALLBACKS = "callbacks"
-
-
-_SEALED: dict[Kind, tuple[Any, tuple[str, ...]]] = {
-    Kind.CAMPAIGNS: (Campaign, ("data_key",)),
-    Kind.ACCOUNTS: (Account, ("email_sealed", "totp_sealed")),
-    Kind.SESSIONS: (WebSession, ("totp_sealed",)),
-    Kind.CALLBACKS: (Callback, ("secret_sealed",)),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +137,7 @@ def _seal_again(session: Session, master: MasterKey, kind: Kind) -> int:
 
 def _others(master: MasterKey, kind: Kind) -> Select[tuple[Any]]:
     """Rows of which another key has sealed a column."""
-    table, columns = _SEALED[kind]
+    table, columns = store.SEALED[kind]
     mark = bytes.fromhex(master.fingerprint)
     by_others = [func.substr(getattr(table, column), 1, MARK_BYTES) != mark for column in columns]
     return select(table).where(or_(*by_others)).order_by(table.id).execution_options(populate_existing=True)

@@ -25,15 +25,18 @@ from sqlalchemy import (
     Select,
     create_engine,
     func,
+    literal,
     or_,
     select,
     text,
+    union,
     union_all,
 )
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from notifier import models
 from notifier.errors import ServiceError
 from notifier.models import Journal, Patient, PatientTally
 from notifier.reaching import WITHDRAWN, has_told, is_wanted
@@ -275,25 +278,30 @@ def journal_first(session: Session) -> None:
     take(session, Lock.JOURNAL)
 
 
-_SEALED_BY = text(
-    """
-    SELECT kind, encode(mark, 'hex') AS mark, count(*) AS n FROM (
-        SELECT 'campaigns' AS kind, id, substr(data_key, 1, :bytes) AS mark FROM campaign
-        UNION SELECT 'accounts', id, substr(email_sealed, 1, :bytes) FROM account
-        UNION SELECT 'accounts', id, substr(totp_sealed, 1, :bytes) FROM account
-        UNION SELECT 'sessions', id, substr(totp_sealed, 1, :bytes) FROM web_session WHERE totp_sealed IS NOT NULL
-        UNION SELECT 'callbacks', id, substr(secret_sealed, 1, :bytes) FROM callback
-    ) sealed
-    WHERE mark IS NOT NULL GROUP BY kind, mark ORDER BY kind, mark
-    """
-)
+#: what a master key seals: by kind, the table and its columns
+SEALED: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "campaigns": (models.Campaign, ("data_key",)),
+    "accounts": (models.Account, ("email_sealed", "totp_sealed")),
+    "sessions": (models.WebSession, ("totp_sealed",)),
+    "callbacks": (models.Callback, ("secret_sealed",)),
+}
 
 
 def sealed_by(session: Session) -> dict[str, dict[str, int]]:
     """How much each master key has sealed: rows by kind, then by the key's fingerprint."""
-    found: dict[str, dict[str, int]] = {"campaigns": {}, "accounts": {}, "sessions": {}, "callbacks": {}}
-    for row in session.execute(_SEALED_BY, {"bytes": MARK_BYTES}):
-        found[row.kind][row.mark] = row.n
+    marks = union(
+        *(
+            select(literal(kind).label("kind"), table.id, func.substr(column, 1, MARK_BYTES).label("mark")).where(
+                column.is_not(None)
+            )
+            for kind, (table, names) in SEALED.items()
+            for column in (getattr(table, name) for name in names)
+        )
+    ).subquery()
+    counted = select(marks.c.kind, marks.c.mark, func.count()).group_by(marks.c.kind, marks.c.mark)
+    found: dict[str, dict[str, int]] = {kind: {} for kind in SEALED}
+    for kind, mark, n in session.execute(counted.order_by(marks.c.kind, marks.c.mark)):
+        found[kind][mark.hex()] = n
     return found
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-import time
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,6 +20,7 @@ from notifier.states import Channel
 from notifier.store import Database
 from tests.factories import HEADER, import_more, make_campaign, make_settings, person, start_campaign
 from tests.notifier.test_sending import Engine, FakeProvider, outcomes, run, settle, states
+from tests.waiting import until
 
 LATER = timedelta(days=4)
 REFUSED = Outcome(Kind.REFUSED, "smtp_550_5.1.1", Blame.PERSON)
@@ -438,11 +437,6 @@ def waits_for_a_lock(database: Database) -> bool:
     with database.engine.connect() as connection:
         found = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')"
         return bool(connection.scalar(text(found)))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.005)
 
 
 CORRECTED = [person(1, email="right@example.org"), person(2, decede="oui")]

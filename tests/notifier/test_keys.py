@@ -91,7 +91,7 @@ def test_every_column_that_a_master_key_seals_is_sealed_anew():
         for column in table.columns
         if column.name.endswith("_sealed") or column.name == "data_key"
     }
-    assert sealed == {(table.__tablename__, name) for table, names in keys._SEALED.values() for name in names}
+    assert sealed == {(table.__tablename__, name) for table, names in store.SEALED.values() for name in names}
 
 
 def test_the_people_of_a_campaign_open_by_the_new_key_and_their_blind_indexes_stay(

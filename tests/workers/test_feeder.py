@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +19,7 @@ from notifier.settings import Settings
 from notifier.states import Channel
 from notifier.store import Database
 from tests.factories import ask_test, make_campaign, make_settings, person, start_campaign
+from tests.waiting import until
 from workers.feeder import Feeder
 
 
@@ -180,16 +181,6 @@ def leaders(database: Database) -> list[int]:
     """The server processes of those who lead."""
     with database.staff() as session:
         return list(session.scalars(text(LEADERS)))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for it; half a minute is for ever."""
-    wait = threading.Event()
-    for _ in range(1500):
-        if condition():
-            return
-        wait.wait(0.02)
-    raise AssertionError("it never came to this")
 
 
 @contextmanager

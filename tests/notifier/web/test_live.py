@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -23,6 +22,7 @@ from notifier.store import Database
 from notifier.web import live
 from tests.factories import make_settings, person, start_campaign
 from tests.notifier.web.conftest import NewPerson, Person
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -287,10 +287,7 @@ def test_many_pages_cost_what_one_does_and_hold_neither_a_connection_nor_a_threa
     assert threading.active_count() <= threads + 1
     for stream in streams:
         stream.answer.close()
-    until = time.monotonic() + 30
-    while len(pages) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert len(pages) == 0, "who has left is forgotten"
+    until(lambda: len(pages) == 0)  # who has left is forgotten
 
 
 def test_a_database_that_is_away_is_not_called_fresh(
