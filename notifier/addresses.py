@@ -208,6 +208,13 @@ def unaccented(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
 
 
+@functools.lru_cache(maxsize=65536)
+def folded(name: str) -> str:
+    """Equal for one name in any capitals, accents, blanks and punctuation."""
+    plain = unaccented(name).casefold()
+    return "".join(character for character in plain if character.isalnum())
+
+
 # Words that may stand beside a contact; with any other word the cell is refused, for it may say "wrong number".
 _GUARDIANS = _words(
     "mere pere maman papa parent parents tuteur tutrice curateur curatrice representant representante "

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import re
 
-from notifier.addresses import unaccented
+from notifier.addresses import folded
 
-#: ISO 3166-1 code, then French, English and own names as `_bare` writes them; countries with a plan of their own,
+#: ISO 3166-1 code, then French, English and own names as `folded` writes them; countries with a plan of their own,
 #: without France and its territories
 _COUNTRIES = """
     AC; AD andorre andorra; AE emiratsarabesunis unitedarabemirates; AF afghanistan; AG antiguaetbarbuda
@@ -61,10 +61,6 @@ _COUNTRIES = """
 """
 
 
-def _bare(text: str) -> str:
-    return re.sub(r"[\W_]+", "", unaccented(text).casefold())
-
-
 @functools.cache
 def _codes() -> dict[str, str]:
     countries = [country.split() for country in _COUNTRIES.split(";")]
@@ -80,5 +76,5 @@ def abroad(country: str | None) -> str | None:
     if not country:
         return None
     known = _codes()
-    parts = (known.get(_bare(part)) for part in re.split(r"[(),/;]| - ", country))
-    return known.get(_bare(country)) or next(filter(None, parts), None)
+    parts = (known.get(folded(part)) for part in re.split(r"[(),/;]| - ", country))
+    return known.get(folded(country)) or next(filter(None, parts), None)

@@ -22,12 +22,13 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from notifier import models, states, store
+from notifier.addresses import folded
 from notifier.checking import ROWS_AT_ONCE, check_list, rows_of, rows_of_doctor, unread_columns
 from notifier.copying import FALSE, TRUE, boolean, copy, fields, int2, int4, int8, raw
 from notifier.copying import text as text_field
 from notifier.errors import ConflictError
 from notifier.importers import MAX_BYTES, Column, Limits, RawList, Refusal, open_list, refused
-from notifier.judging import WORDS, Identity, Judged, RowReason, Setting, folded, own_keys
+from notifier.judging import WORDS, Identity, Judged, RowReason, Setting, own_keys
 from notifier.matching import MOST_SHARING, Contact, Keys, People, Person, Said, Seen
 from notifier.reaching import has_told, is_set_aside
 from notifier.sealing import BLIND_BYTES, DataKey

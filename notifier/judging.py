@@ -20,6 +20,7 @@ from notifier.addresses import (
     Reason,
     check_email,
     check_phone,
+    folded,
     is_role,
     plain_email,
     plain_phone,
@@ -574,13 +575,6 @@ def clean_name(value: str) -> tuple[str | None, bool]:
         except UnicodeError:
             pass  # a real Ã: "JOÃO" is a name
     return value or None, False
-
-
-@functools.lru_cache(maxsize=65536)
-def folded(name: str) -> str:
-    """Equal for one name in any capitals, accents, blanks and punctuation."""
-    plain = unaccented(name).casefold()
-    return "".join(character for character in plain if character.isalnum())
 
 
 def _name_parts(name: str | None) -> list[str]:

@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from notifier import acts, approving, corrections, deciding, importing, store
-from notifier.addresses import unaccented
+from notifier.addresses import folded
 from notifier.checking import domains_of, rows_of, rows_of_doctor
 from notifier.corrections import Suggestion
 from notifier.domains import Domains
@@ -127,7 +127,7 @@ class Opened:
 
 
 def _plain(name: str) -> str:
-    return "".join(sign for sign in unaccented(name).casefold() if sign.isalnum()) or name
+    return folded(name) or name
 
 
 def layout_of(reader: RawList) -> bytes | None:

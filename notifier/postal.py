@@ -10,7 +10,7 @@ import functools
 import re
 from typing import NamedTuple
 
-from notifier.addresses import tidy, unaccented
+from notifier.addresses import folded, tidy, unaccented
 
 #: where codes of five digits are in use and a spreadsheet may have taken their zero
 _FRENCH_CODES = frozenset({"FR", "GP", "RE", "YT", "GF", "MQ", "PM", "MC", "BL", "MF"})
@@ -54,15 +54,11 @@ def _plain(text: str | None) -> str | None:
 
 
 def _french(code: str, region: str, country: str | None) -> str:
-    if region not in _FRENCH_CODES or _bare(country or "") not in _FRANCE:
+    if region not in _FRENCH_CODES or folded(country or "") not in _FRANCE:
         return code
     if found := _CODE.fullmatch(code):
         return found[1] + found[2]
     return code.zfill(5) if len(code) == 4 and code.isascii() and code.isdigit() else code
-
-
-def _bare(text: str) -> str:
-    return re.sub(r"[\W_]+", "", unaccented(text).casefold())
 
 
 def from_lines(lines: tuple[str, ...]) -> tuple[tuple[str, ...], Place]:
@@ -113,7 +109,7 @@ def window_lines(
     if not (name.strip() and address and code and town):
         return None
     middle = [part for line in address if (plain := _line(line)) for part in _broken(_shortened(plain))]
-    abroad = [] if _bare(country or "") in _FRANCE else [_line(country or "")]
+    abroad = [] if folded(country or "") in _FRANCE else [_line(country or "")]
     names, place_line = _broken(_line(name)), _line(f"{code} {town}")
     lines = [*names, *middle, place_line]
     is_whole = names and middle and all(_line(part) for part in (code, town)) and all(abroad)
